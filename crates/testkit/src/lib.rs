@@ -1,0 +1,5 @@
+//! For tests only: time and randomness under control, and the real ones for tests that talk to real servers.
+
+mod time;
+
+pub use time::{ManualClock, SeededEntropy, SystemEntropy, TestClock};
