@@ -10,7 +10,6 @@ pub mod budget;
 pub mod event;
 pub mod gate;
 pub mod id;
-pub mod job;
 pub mod lifecycle;
 pub mod money;
 pub mod payment;

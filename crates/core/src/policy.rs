@@ -1,1 +1,348 @@
-//! (being written)
+//! The owner-signed policy: what an agent may do, and what it may spend.
+//!
+//! The document is the content of one event that the owner signs (kind 30078). Workers obey nothing else. The rules
+//! here are pure: they take the document and what is known, and allow, refuse or ask.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::action::{Action, ActionKind};
+use crate::id::Npub;
+use crate::money::Msat;
+
+/// How much an agent does on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Autonomy {
+    /// Every action that others can see asks first.
+    Supervised,
+    /// Posts and replies are free; zaps, messages to unlisted keys and payments over the threshold ask.
+    #[default]
+    Bounded,
+    /// Everything within the limits is free.
+    Autonomous,
+}
+
+/// Who can use the agent's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Custody {
+    #[default]
+    Sealed,
+    Attended,
+    Bunker,
+    Threshold,
+}
+
+/// Limits in millisats. Each counts what is settled, what is in flight and the fee reserve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Inference, zaps and fees of one tick.
+    pub tick_msat: Msat,
+    /// Inference, zaps and fees of one UTC day.
+    pub day_msat: Msat,
+    /// The balance never falls below this.
+    pub reserve_msat: Msat,
+    /// A payment above this asks. Inference never asks: a provider that quotes more is refused.
+    pub approval_threshold_msat: Msat,
+    /// Invoices that expire further ahead than this are refused. Seconds, 60 to 86,400.
+    pub invoice_expiry_max_secs: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tick_msat: Msat::sats(1_000),
+            day_msat: Msat::sats(10_000),
+            reserve_msat: Msat::ZERO,
+            approval_threshold_msat: Msat::sats(500),
+            invoice_expiry_max_secs: 3_600,
+        }
+    }
+}
+
+/// What the agent may buy thinking from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compute {
+    /// Providers it may use; empty means any.
+    pub providers: BTreeSet<Npub>,
+    /// Allows providers that cannot read encrypted requests; such a request leaves out memory, messages and goals.
+    pub allow_clear: bool,
+    /// Preferred model, when a provider offers several.
+    pub model: Option<String>,
+}
+
+/// The wallet that the agent's money is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "backend", deny_unknown_fields)]
+pub enum WalletChoice {
+    /// The development network.
+    Dev {},
+    Cashu {
+        mint: String,
+    },
+    Nwc {},
+    Spark {},
+}
+
+impl Default for WalletChoice {
+    fn default() -> Self {
+        Self::Dev {}
+    }
+}
+
+/// The signed document. Unknown fields are refused, so that a newer policy is never half understood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Counts up from 1. A worker keeps the highest it has seen inside encrypted state and refuses a lower one.
+    pub version: u64,
+    pub agent: Npub,
+    #[serde(default)]
+    pub custody: Custody,
+    #[serde(default)]
+    pub autonomy: Autonomy,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub compute: Compute,
+    #[serde(default)]
+    pub wallet: WalletChoice,
+    /// Keys the agent may write to and pay without asking, and whose messages see its memory. The owner always is.
+    #[serde(default)]
+    pub listed: BTreeSet<Npub>,
+    /// Keys whose messages never reach a tick.
+    #[serde(default)]
+    pub blocked: BTreeSet<Npub>,
+    /// Only the owner and listed keys wake the agent.
+    #[serde(default)]
+    pub listed_only: bool,
+    /// Who may read events, trajectory and approvals beside the owner.
+    #[serde(default)]
+    pub readers: BTreeSet<Npub>,
+}
+
+/// A policy that contradicts itself or its bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPolicy {
+    #[error("policy is not valid JSON of the policy document: {0}")]
+    Malformed(String),
+    #[error("policy {field}: {problem}")]
+    Field { field: &'static str, problem: &'static str },
+}
+
+/// Largest content of a policy event, in bytes.
+pub const MAX_POLICY_BYTES: usize = 64 * 1024;
+
+impl Policy {
+    /// The policy a new agent gets when its owner chose nothing else.
+    pub fn default_for(agent: Npub) -> Self {
+        Self {
+            version: 1,
+            agent,
+            custody: Custody::default(),
+            autonomy: Autonomy::default(),
+            limits: Limits::default(),
+            compute: Compute::default(),
+            wallet: WalletChoice::default(),
+            listed: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            listed_only: false,
+            readers: BTreeSet::new(),
+        }
+    }
+
+    /// Reads and checks the content of a policy event.
+    pub fn parse(content: &str) -> Result<Self, InvalidPolicy> {
+        if content.len() > MAX_POLICY_BYTES {
+            return Err(InvalidPolicy::Malformed(format!("more than {MAX_POLICY_BYTES} bytes")));
+        }
+        let policy: Self =
+            serde_json::from_str(content).map_err(|error| InvalidPolicy::Malformed(error.to_string()))?;
+        policy.validate()?;
+        Ok(policy)
+    }
+
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        let fail = |field, problem| Err(InvalidPolicy::Field { field, problem });
+        if self.version == 0 || i64::try_from(self.version).is_err() {
+            return fail("version", "use 1 or more");
+        }
+        if self.custody == Custody::Threshold {
+            return fail("custody", "threshold custody is not available yet: use sealed, attended or bunker");
+        }
+        if !(60..=86_400).contains(&self.limits.invoice_expiry_max_secs) {
+            return fail("limits.invoice_expiry_max_secs", "use 60 to 86400 seconds");
+        }
+        if self.limits.tick_msat > self.limits.day_msat {
+            return fail("limits.tick_msat", "must not be more than limits.day_msat");
+        }
+        if [self.listed.len(), self.blocked.len(), self.readers.len(), self.compute.providers.len()]
+            .iter()
+            .any(|n| *n > 500)
+        {
+            return fail("lists", "at most 500 keys in a list");
+        }
+        Ok(())
+    }
+
+    /// Whether a sender's words may wake the agent.
+    pub fn admits(&self, sender: &Npub, owner: &Npub) -> bool {
+        sender == owner || (!self.blocked.contains(sender) && (!self.listed_only || self.listed.contains(sender)))
+    }
+
+    /// Whether a sender is trusted with memory and unasked messages.
+    pub fn knows(&self, who: &Npub, owner: &Npub) -> bool {
+        who == owner || self.listed.contains(who)
+    }
+
+    pub fn allows_provider(&self, provider: &Npub) -> bool {
+        self.compute.providers.is_empty() || self.compute.providers.contains(provider)
+    }
+}
+
+/// What the policy says of an action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Allow,
+    Refuse(&'static str),
+    /// The owner must approve; says why.
+    Ask(&'static str),
+}
+
+/// Judges one action. `answers_sender` says that it answers a message of its recipient in this very tick.
+pub fn judge(policy: &Policy, owner: &Npub, action: &Action, answers_sender: bool) -> Verdict {
+    match (policy.autonomy, action.kind()) {
+        // Nothing that others can see.
+        (_, ActionKind::UpdateGoal | ActionKind::AddMemory | ActionKind::None) => Verdict::Allow,
+        (Autonomy::Supervised, ActionKind::Post | ActionKind::Reply | ActionKind::Dm | ActionKind::Zap) => {
+            Verdict::Ask("autonomy is supervised")
+        }
+        (_, ActionKind::Zap) => judge_zap(policy, owner, action),
+        (_, ActionKind::Post | ActionKind::Reply) => Verdict::Allow,
+        (Autonomy::Autonomous, ActionKind::Dm) => Verdict::Allow,
+        (Autonomy::Bounded, ActionKind::Dm) => {
+            let known = action.recipient().is_some_and(|to| policy.knows(&to, owner));
+            if known || answers_sender { Verdict::Allow } else { Verdict::Ask("its recipient is not listed") }
+        }
+    }
+}
+
+fn judge_zap(policy: &Policy, owner: &Npub, action: &Action) -> Verdict {
+    let Some(amount) = action.amount() else { return Verdict::Refuse("a zap without an amount") };
+    if amount > policy.limits.tick_msat || amount > policy.limits.day_msat {
+        return Verdict::Refuse("more than the limits allow");
+    }
+    if amount > policy.limits.approval_threshold_msat {
+        return Verdict::Ask("more than the approval threshold");
+    }
+    let known = action.recipient().is_some_and(|to| policy.knows(&to, owner));
+    match policy.autonomy {
+        Autonomy::Autonomous => Verdict::Allow,
+        Autonomy::Bounded if known => Verdict::Allow,
+        Autonomy::Bounded | Autonomy::Supervised => Verdict::Ask("zaps ask"),
+    }
+}
+
+/// Why a quote or an invoice for inference is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum QuoteRefused {
+    #[error("provider is not on the policy's list")]
+    Provider,
+    #[error("price is above the approval threshold")]
+    Threshold,
+    #[error("price is above the tick limit")]
+    TickLimit,
+    #[error("price would leave less than the reserve")]
+    Reserve,
+    #[error("provider reads only clear requests, which the policy does not allow")]
+    Clear,
+}
+
+/// Whether a quote (price with fee reserve) may be accepted from a provider.
+pub fn judge_quote(
+    policy: &Policy,
+    provider: &Npub,
+    cost: Msat,
+    encrypted: bool,
+    tick_spent: Msat,
+    balance: Msat,
+) -> Result<(), QuoteRefused> {
+    if !policy.allows_provider(provider) {
+        return Err(QuoteRefused::Provider);
+    }
+    if !encrypted && !policy.compute.allow_clear {
+        return Err(QuoteRefused::Clear);
+    }
+    if cost > policy.limits.approval_threshold_msat {
+        return Err(QuoteRefused::Threshold);
+    }
+    if tick_spent.saturating_add(cost) > policy.limits.tick_msat {
+        return Err(QuoteRefused::TickLimit);
+    }
+    if balance < policy.limits.reserve_msat.saturating_add(cost) {
+        return Err(QuoteRefused::Reserve);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AGENT: Npub = Npub::from_bytes([1; 32]);
+    const OWNER: Npub = Npub::from_bytes([2; 32]);
+    const STRANGER: Npub = Npub::from_bytes([3; 32]);
+
+    #[test]
+    fn the_default_policy_round_trips_and_unknown_fields_are_refused() {
+        let policy = Policy::default_for(AGENT);
+        let text = serde_json::to_string(&policy).unwrap();
+        assert_eq!(Policy::parse(&text).unwrap(), policy);
+        let odd = text.replacen('{', r#"{"limitz":1,"#, 1);
+        assert!(matches!(Policy::parse(&odd), Err(InvalidPolicy::Malformed(_))));
+        let threshold = text.replace("\"sealed\"", "\"threshold\"");
+        assert!(Policy::parse(&threshold).unwrap_err().to_string().contains("not available yet"));
+    }
+
+    #[test]
+    fn bounded_autonomy_asks_before_writing_to_strangers() {
+        let policy = Policy::default_for(AGENT);
+        let dm = |to| Action::Dm { to, text: "hello".into() };
+        assert_eq!(judge(&policy, &OWNER, &dm(OWNER), false), Verdict::Allow);
+        assert_eq!(judge(&policy, &OWNER, &dm(STRANGER), true), Verdict::Allow);
+        assert!(matches!(judge(&policy, &OWNER, &dm(STRANGER), false), Verdict::Ask(_)));
+        let zap = Action::Zap { to: STRANGER, amount: Msat::sats(1), comment: String::new() };
+        assert!(matches!(judge(&policy, &OWNER, &zap, true), Verdict::Ask(_)));
+    }
+
+    proptest! {
+        /// A quote that is accepted keeps the tick limit, the threshold and the reserve.
+        #[test]
+        fn an_accepted_quote_breaks_no_limit(
+            cost in 0_u64..3_000_000, spent in 0_u64..3_000_000, balance in 0_u64..5_000_000,
+            tick in 0_u64..3_000_000, threshold in 0_u64..3_000_000, reserve in 0_u64..3_000_000, clear: bool,
+        ) {
+            let mut policy = Policy::default_for(AGENT);
+            policy.limits.tick_msat = Msat::new(tick);
+            policy.limits.approval_threshold_msat = Msat::new(threshold);
+            policy.limits.reserve_msat = Msat::new(reserve);
+            let (cost, spent, balance) = (Msat::new(cost), Msat::new(spent), Msat::new(balance));
+            if judge_quote(&policy, &STRANGER, cost, !clear, spent, balance).is_ok() {
+                prop_assert!(!clear);
+                prop_assert!(cost <= policy.limits.approval_threshold_msat);
+                prop_assert!(spent.saturating_add(cost) <= policy.limits.tick_msat);
+                prop_assert!(balance.checked_sub(cost).unwrap() >= policy.limits.reserve_msat);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_policy_or_an_error(content in ".{0,200}") {
+            let _ = Policy::parse(&content);
+        }
+    }
+}

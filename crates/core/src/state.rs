@@ -1,1 +1,238 @@
-//! (being written)
+//! The agent's private state. It exists in clear only in a worker's memory, while a tick needs it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Hash32, Npub};
+use crate::money::Msat;
+use crate::time::UnixMs;
+
+/// Version of the document below, beside each ciphertext.
+pub const STATE_FORMAT: u32 = 1;
+/// Largest encoded state, in bytes.
+pub const MAX_STATE: usize = 256 * 1024;
+/// Memory is bounded to this many entries and bytes; the oldest go first.
+pub const MAX_MEMORY: usize = 200;
+pub const MAX_MEMORY_BYTES: usize = 64 * 1024;
+const MAX_GOALS: usize = 64;
+const MAX_RECENT: usize = 256;
+const MAX_COMMANDS: usize = 256;
+
+/// Something the agent works towards.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Goal {
+    pub text: String,
+    #[serde(default)]
+    pub done: bool,
+    #[serde(default)]
+    pub note: String,
+}
+
+/// Something the agent wanted to remember.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    pub at: UnixMs,
+    pub text: String,
+}
+
+/// What was spent in a window, as the state last knew it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WindowSpend {
+    /// Days since 1970 (UTC).
+    pub day: i64,
+    pub settled: Msat,
+}
+
+/// The private state: goals, persona, memory, and what the worker must not be talked out of by a database.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentState {
+    /// Counts up with every commit; anchored in public as a hash.
+    pub version: u64,
+    pub persona: String,
+    pub goals: Vec<Goal>,
+    pub memory: Vec<Memory>,
+    /// Highest policy version ever obeyed, and its digest: a lower one, or another of the same number, is refused.
+    pub policy_version: u64,
+    pub policy_digest: Option<Hash32>,
+    /// Spend of the current day at the last commit. The worker believes the larger of this and the counter.
+    pub spend: WindowSpend,
+    /// The last `created_at` signed for each address (`kind:d`), in seconds: strictly increasing.
+    pub created_at: BTreeMap<String, i64>,
+    /// Messages already acted on, by inner id (a gift wrap has a fresh outer id each time it is sent).
+    pub seen: Vec<Hash32>,
+    /// When each peer last had an answer, for the loop cooldown. Seconds.
+    pub answered: BTreeMap<Npub, Vec<i64>>,
+    /// Owner commands already carried out, by event id.
+    pub commands: Vec<Hash32>,
+    pub last_tick_at: Option<UnixMs>,
+    /// Digest of goals, persona and policy at the last committed tick: a heartbeat has something new when it differs.
+    pub intent_digest: Option<Hash32>,
+    /// The key number that new view-key entries are under.
+    pub view_key: u32,
+}
+
+impl std::fmt::Debug for AgentState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentState").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// State that grew over its bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("state is {size} bytes, more than {MAX_STATE}: shorten goals or persona")]
+pub struct StateTooLarge {
+    pub size: usize,
+}
+
+impl AgentState {
+    /// A first state.
+    pub fn new(persona: String, goals: Vec<String>) -> Self {
+        let goals = goals.into_iter().take(MAX_GOALS).map(|text| Goal { text, done: false, note: String::new() });
+        Self { persona, goals: goals.collect(), view_key: 1, ..Self::default() }
+    }
+
+    /// The document as bytes, within its bound.
+    pub fn encode(&self) -> Result<Vec<u8>, StateTooLarge> {
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        if bytes.len() > MAX_STATE { Err(StateTooLarge { size: bytes.len() }) } else { Ok(bytes) }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    pub fn remember(&mut self, at: UnixMs, text: String) {
+        self.memory.push(Memory { at, text });
+        let mut bytes: usize = self.memory.iter().map(|entry| entry.text.len()).sum();
+        let mut drop = 0;
+        while self.memory.len() - drop > MAX_MEMORY || (bytes > MAX_MEMORY_BYTES && drop + 1 < self.memory.len()) {
+            bytes -= self.memory[drop].text.len();
+            drop += 1;
+        }
+        self.memory.drain(..drop);
+    }
+
+    /// Marks a goal done or annotates it; an unknown one is added while there is room.
+    pub fn update_goal(&mut self, text: &str, done: bool, note: String) {
+        if let Some(goal) = self.goals.iter_mut().find(|goal| goal.text == text) {
+            goal.done = done;
+            goal.note = note;
+        } else if self.goals.len() < MAX_GOALS {
+            self.goals.push(Goal { text: text.to_owned(), done, note });
+        }
+    }
+
+    /// Notes a message as acted on; false if it already was.
+    pub fn note_seen(&mut self, id: Hash32) -> bool {
+        if self.seen.contains(&id) {
+            return false;
+        }
+        self.seen.push(id);
+        let excess = self.seen.len().saturating_sub(MAX_RECENT);
+        self.seen.drain(..excess);
+        true
+    }
+
+    /// Notes an owner command as carried out; false if it already was.
+    pub fn note_command(&mut self, id: Hash32) -> bool {
+        if self.commands.contains(&id) {
+            return false;
+        }
+        self.commands.push(id);
+        let excess = self.commands.len().saturating_sub(MAX_COMMANDS);
+        self.commands.drain(..excess);
+        true
+    }
+
+    /// The next `created_at` for an address: now, but always after the last.
+    pub fn next_created_at(&mut self, address: &str, now: UnixMs) -> i64 {
+        let last = self.created_at.get(address).copied().unwrap_or(i64::MIN);
+        let next = now.secs().max(last.saturating_add(1));
+        self.created_at.insert(address.to_owned(), next);
+        next
+    }
+
+    /// What was settled on a day, as this state knows it.
+    pub fn spent_on(&self, day: i64) -> Msat {
+        if self.spend.day == day { self.spend.settled } else { Msat::ZERO }
+    }
+
+    pub fn add_spend(&mut self, day: i64, amount: Msat) {
+        if self.spend.day < day {
+            self.spend = WindowSpend { day, settled: Msat::ZERO };
+        }
+        if self.spend.day == day {
+            self.spend.settled = self.spend.settled.saturating_add(amount);
+        }
+    }
+
+    /// The digest of what the owner asked for.
+    pub fn digest_intent(&self, policy_version: u64) -> Hash32 {
+        let document = serde_json::json!([self.persona, self.goals, policy_version]);
+        Hash32::sha256(document.to_string().as_bytes())
+    }
+}
+
+/// A peer gets at most this many answers in the cooldown window: two agents must not talk each other broke.
+pub const LOOP_ANSWERS: usize = 10;
+const LOOP_WINDOW_SECS: i64 = 600;
+const MAX_PEERS: usize = 512;
+
+impl AgentState {
+    /// Whether a peer has had too many answers lately.
+    pub fn in_cooldown(&self, peer: &Npub, now: UnixMs) -> bool {
+        let since = now.secs() - LOOP_WINDOW_SECS;
+        self.answered.get(peer).is_some_and(|at| at.iter().filter(|at| **at > since).count() >= LOOP_ANSWERS)
+    }
+
+    pub fn note_answer(&mut self, peer: Npub, now: UnixMs) {
+        let since = now.secs() - LOOP_WINDOW_SECS;
+        self.answered.retain(|_, at| {
+            at.retain(|at| *at > since);
+            !at.is_empty()
+        });
+        if self.answered.len() < MAX_PEERS || self.answered.contains_key(&peer) {
+            self.answered.entry(peer).or_default().push(now.secs());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn stamps_of_an_address_always_increase() {
+        let mut state = AgentState::default();
+        let stamps = [5_000, 5_000, 4_000, 9_000].map(|now| state.next_created_at("39201:state", UnixMs(now)));
+        assert_eq!(stamps, [5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn a_peer_cools_down_and_comes_back() {
+        let mut state = AgentState::default();
+        let peer = Npub::from_bytes([9; 32]);
+        for second in 0..10 {
+            assert!(!state.in_cooldown(&peer, UnixMs::from_secs(second)));
+            state.note_answer(peer, UnixMs::from_secs(second));
+        }
+        assert!(state.in_cooldown(&peer, UnixMs::from_secs(10)));
+        assert!(!state.in_cooldown(&peer, UnixMs::from_secs(700)));
+    }
+
+    proptest! {
+        #[test]
+        fn memory_stays_in_bounds(sizes in prop::collection::vec(0_usize..9_000, 0..260)) {
+            let mut state = AgentState::default();
+            for size in sizes {
+                state.remember(UnixMs(0), "x".repeat(size));
+            }
+            prop_assert!(state.memory.len() <= MAX_MEMORY);
+            let bytes: usize = state.memory.iter().map(|m| m.text.len()).sum();
+            prop_assert!(bytes <= MAX_MEMORY_BYTES || state.memory.len() == 1);
+        }
+    }
+}
