@@ -1,5 +1,6 @@
 //! For tests only: time and randomness under control, and the real ones for tests that talk to real servers.
 
+pub mod fuzz;
 mod time;
 
 pub use time::{ManualClock, SeededEntropy, SystemEntropy, TestClock};
