@@ -159,6 +159,15 @@ macro_rules! uuid_id {
                 let ms = u64::try_from(now.0).unwrap_or(0);
                 Self(uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid())
             }
+
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
+            /// The column form.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
         }
 
         impl fmt::Display for $name {

@@ -1,1 +1,101 @@
-//! See ARCHITECTURE.md.
+//! The only SQL. Migrations, fence, journal, inbox, outbox, budget counters, payments, accounts, relay events.
+//!
+//! A [`Store`] is a cheap handle over an [`Executor`]: a batch of prepared statements with expectations goes in, rows
+//! or a verdict come out, and a batch that came back `Ok` is durable. There are no interactive transactions. The
+//! functions of the noun modules are the vocabulary; nothing outside this crate writes SQL.
+//!
+//! Never stored here in clear: mnemonics, private keys, data keys, passphrases, state, prompts, message texts. Blobs
+//! come in sealed and go out sealed.
+
+mod batch;
+mod dialect;
+mod error;
+mod executor;
+mod inline;
+mod migrate;
+mod row;
+mod sqlite;
+mod thread;
+
+pub mod account;
+pub mod agent;
+pub mod audit;
+pub mod event;
+pub mod idempotency;
+pub mod inbox;
+pub mod installation;
+pub mod journal;
+pub mod payment;
+pub mod placement;
+pub mod provider;
+pub mod publication;
+pub mod relay_event;
+pub mod replay;
+pub mod side;
+pub mod tick;
+pub mod token;
+pub mod wallet_request;
+pub mod worker;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use audit::Audit;
+pub use batch::{Batch, Expect, Fence, Lock, Output, Statement, Value, Verdict};
+pub use error::{Conflict, StoreError};
+pub use executor::{BoxFuture, Executor};
+pub use row::Row;
+pub use side::Side;
+
+/// What every function of this crate returns.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// The handle that everyone holds. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Store {
+    executor: Arc<dyn Executor>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Store {
+    /// Opens or creates the SQLite database at `path`, migrates it forward, and starts its threads: one that writes
+    /// in groups, one that reads. `Ok` from a write means that it is on disk (`synchronous=FULL`).
+    ///
+    /// One process at a time: the caller holds the lock of the data directory.
+    ///
+    /// # Errors
+    /// [`StoreError::NewerSchema`] when a later version of this program wrote the database; nothing is touched then.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { executor: Arc::new(thread::ThreadExecutor::open(path)?) })
+    }
+
+    /// As [`Store::open`], but statements run on the caller's thread: for simulation and for tools without a runtime.
+    pub fn open_inline(path: &Path) -> Result<Self> {
+        Ok(Self { executor: Arc::new(inline::InlineExecutor::open(path)?) })
+    }
+
+    /// A database in memory, inline, gone when the last handle is dropped: for tests and simulation.
+    pub fn open_memory() -> Result<Self> {
+        Ok(Self { executor: Arc::new(inline::InlineExecutor::open_memory()?) })
+    }
+
+    /// Over an executor of one's own.
+    pub fn over(executor: Arc<dyn Executor>) -> Self {
+        Self { executor }
+    }
+
+    /// Runs a batch in one transaction (shared with other callers' batches): all of it or nothing.
+    pub async fn write(&self, batch: Batch) -> Result<Vec<Output>> {
+        self.executor.write(batch).await
+    }
+
+    /// Runs statements that change nothing, on one snapshot. Sees every write that was answered before.
+    pub async fn read(&self, batch: Batch) -> Result<Vec<Output>> {
+        self.executor.read(batch).await
+    }
+}

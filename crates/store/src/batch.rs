@@ -1,0 +1,192 @@
+//! A batch: prepared statements, their parameters, and what each must do.
+
+use std::borrow::Cow;
+
+use nexus_core::{AccountId, Generation, Hash32, Msat, Npub, TickId, UnixMs, WorkerId};
+
+use crate::error::{Conflict, StoreError};
+use crate::row::Row;
+
+/// A parameter or a column.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Null,
+    Int(i64),
+    Text(Cow<'static, str>),
+    Blob(Vec<u8>),
+}
+
+/// What a batch is told when an expectation fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Stale,
+    Duplicate,
+    Conflict(Conflict),
+}
+
+/// How many rows a statement must affect, or return if it returns rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    Any,
+    /// Exactly so many, else the whole batch is rolled back with this verdict.
+    Rows(u64, Verdict),
+}
+
+/// A row lock that a read takes on engines that have row locks (SQLite has one writer and needs none).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    None,
+    Share,
+    Update,
+}
+
+/// One statement. Parameters are `?1`, `?2`… by position.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    pub(crate) sql: Cow<'static, str>,
+    pub(crate) params: Vec<Value>,
+    pub(crate) expect: Expect,
+    pub(crate) lock: Lock,
+    pub(crate) writes: bool,
+}
+
+impl Statement {
+    /// A statement that changes rows.
+    pub fn write(sql: impl Into<Cow<'static, str>>, params: Vec<Value>) -> Self {
+        Self { sql: sql.into(), params, expect: Expect::Any, lock: Lock::None, writes: true }
+    }
+
+    /// A statement that only reads.
+    pub fn read(sql: impl Into<Cow<'static, str>>, params: Vec<Value>) -> Self {
+        Self { sql: sql.into(), params, expect: Expect::Any, lock: Lock::None, writes: false }
+    }
+
+    /// Exactly one row, else `verdict` and nothing of the batch.
+    pub fn one_or(mut self, verdict: Verdict) -> Self {
+        self.expect = Expect::Rows(1, verdict);
+        self
+    }
+
+    /// Exactly one row, else this conflict.
+    pub fn one_or_conflict(self, conflict: Conflict) -> Self {
+        self.one_or(Verdict::Conflict(conflict))
+    }
+
+    pub fn expect(mut self, expect: Expect) -> Self {
+        self.expect = expect;
+        self
+    }
+
+    pub fn lock(mut self, lock: Lock) -> Self {
+        self.lock = lock;
+        self
+    }
+}
+
+/// Who writes as a worker: valid while the worker's fence row shows this incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence {
+    pub worker: WorkerId,
+    pub incarnation: i64,
+}
+
+/// Statements that happen together or not at all.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub(crate) attempted: &'static str,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) statements: Vec<Statement>,
+}
+
+impl Batch {
+    /// `attempted` names the operation in errors.
+    pub fn new(attempted: &'static str) -> Self {
+        Self { attempted, fence: None, statements: Vec::new() }
+    }
+
+    /// The whole batch is stale unless this fence holds.
+    pub fn fenced(attempted: &'static str, fence: Fence) -> Self {
+        Self { attempted, fence: Some(fence), statements: Vec::new() }
+    }
+
+    pub fn push(&mut self, statement: Statement) -> &mut Self {
+        self.statements.push(statement);
+        self
+    }
+
+    pub fn extend(&mut self, statements: impl IntoIterator<Item = Statement>) -> &mut Self {
+        self.statements.extend(statements);
+        self
+    }
+
+    /// For a batch of one.
+    pub fn with(mut self, statement: Statement) -> Self {
+        self.statements.push(statement);
+        self
+    }
+
+    pub fn len(&self) -> usize {
+        self.statements.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+
+    pub(crate) fn refused(&self, verdict: Verdict) -> StoreError {
+        let attempted = self.attempted;
+        match verdict {
+            Verdict::Stale => StoreError::Stale { attempted },
+            Verdict::Duplicate => StoreError::Duplicate { attempted },
+            Verdict::Conflict(conflict) => StoreError::Conflict { attempted, conflict },
+        }
+    }
+}
+
+/// What one statement did.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    /// Rows changed, or returned if the statement returns rows.
+    pub affected: u64,
+    pub rows: Vec<Row>,
+}
+
+macro_rules! into_value {
+    ($($type:ty => |$v:ident| $value:expr;)+) => {
+        $(impl From<$type> for Value {
+            fn from($v: $type) -> Self { $value }
+        })+
+    };
+}
+
+into_value! {
+    i64 => |v| Value::Int(v);
+    i32 => |v| Value::Int(i64::from(v));
+    u32 => |v| Value::Int(i64::from(v));
+    u16 => |v| Value::Int(i64::from(v));
+    u8 => |v| Value::Int(i64::from(v));
+    bool => |v| Value::Int(i64::from(v));
+    &'static str => |v| Value::Text(Cow::Borrowed(v));
+    String => |v| Value::Text(Cow::Owned(v));
+    Vec<u8> => |v| Value::Blob(v);
+    Npub => |v| Value::Blob(v.as_bytes().to_vec());
+    Hash32 => |v| Value::Blob(v.as_bytes().to_vec());
+    TickId => |v| Value::Blob(v.as_bytes().to_vec());
+    AccountId => |v| Value::Blob(v.as_bytes().to_vec());
+    WorkerId => |v| Value::Blob(v.as_bytes().to_vec());
+    UnixMs => |v| Value::Int(v.0);
+    Msat => |v| Value::Int(v.as_i64());
+    Generation => |v| Value::Int(v.0);
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Value::Null, Into::into)
+    }
+}
+
+/// `params![a, b]`: each converted to a [`Value`].
+macro_rules! params {
+    ($($value:expr),* $(,)?) => { vec![$($crate::batch::Value::from($value)),*] };
+}
+pub(crate) use params;

@@ -1,0 +1,108 @@
+//! What can go wrong, and what was attempted when it did.
+
+use std::path::PathBuf;
+
+/// A batch that was not done, or whose fate is not known. `attempted` names the operation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The fence, the generation or the reconciler's term has moved on. Nothing was changed. Drop the agent (or
+    /// the term), never retry.
+    #[error("{attempted}: stale, someone else is responsible now")]
+    Stale { attempted: &'static str },
+    /// It was done before under the same key. Nothing was changed.
+    #[error("{attempted}: already done")]
+    Duplicate { attempted: &'static str },
+    /// A rule of the data forbids it. Nothing was changed.
+    #[error("{attempted}: {conflict}")]
+    Conflict { attempted: &'static str, conflict: Conflict },
+    /// Nothing was changed: the database refused or failed, also after the bounded retries.
+    #[error("{attempted}: database: {message}")]
+    Database { attempted: &'static str, message: String },
+    /// The commit's answer was lost and the database could not be re-read: it may or may not have happened.
+    #[error("{attempted}: it is not known whether this was stored: {message}")]
+    Uncertain { attempted: &'static str, message: String },
+    /// The queue to the database is full; nothing was changed.
+    #[error("{attempted}: the database is overloaded, try again")]
+    Overloaded { attempted: &'static str },
+    /// The executor is gone. A write that was under way may or may not have happened.
+    #[error("{attempted}: the database is closed")]
+    Closed { attempted: &'static str },
+    /// A row that this version cannot read: damage, or a value from a later version.
+    #[error("{attempted}: unreadable row: {what}")]
+    Corrupt { attempted: &'static str, what: String },
+    #[error("cannot open the database {}: {message}", path.display())]
+    Open { path: PathBuf, message: String },
+    #[error(
+        "the database has schema {found}, this program knows up to {known}: use the version that wrote it, or a newer one"
+    )]
+    NewerSchema { found: i64, known: i64 },
+    #[error("migration {version} failed: {message}")]
+    Migration { version: i64, message: String },
+}
+
+impl StoreError {
+    pub const fn is_stale(&self) -> bool {
+        matches!(self, Self::Stale { .. })
+    }
+
+    pub const fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Duplicate { .. })
+    }
+
+    pub const fn conflict(&self) -> Option<&Conflict> {
+        match self {
+            Self::Conflict { conflict, .. } => Some(conflict),
+            _ => None,
+        }
+    }
+}
+
+/// The rule that forbids a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    #[error("no such agent")]
+    NoAgent,
+    #[error("this npub is already hosted here")]
+    NpubTaken,
+    #[error("the account already has an agent of this name")]
+    NameTaken,
+    #[error("it was changed meanwhile: read it again")]
+    Version,
+    #[error("a tick of this agent is already open")]
+    TickOpen,
+    #[error("this tick is not open")]
+    TickNotOpen,
+    #[error("an inbox row of this tick is gone or already handled")]
+    InboxGone,
+    #[error("the agent's inbox is full")]
+    InboxFull,
+    #[error("payments or publications of this agent are not resolved yet")]
+    Unresolved,
+    /// The limit of this window would be passed.
+    #[error("no room in the budget window {window}")]
+    Budget { window: String },
+    /// A release or settlement of more than is held.
+    #[error("the budget window {window} does not hold that much")]
+    BudgetHold { window: String },
+    /// The payable step already has an intent that is neither failed nor canceled.
+    #[error("this step already has an open payment")]
+    PaymentStep,
+    /// This wallet already has a payment of this hash.
+    #[error("this wallet already has a payment of this invoice")]
+    PaymentHash,
+    /// The payment is not in the state that the transition starts from.
+    #[error("the payment is not {expected}")]
+    PaymentState { expected: String },
+    #[error("the payment machine has no way from {from} to {to}")]
+    PaymentArrow { from: &'static str, to: &'static str },
+    #[error("too many requests of this kind are waiting")]
+    TooMany,
+    #[error("the worker is not registered, or not live")]
+    NoWorker,
+    #[error("the account does not exist")]
+    NoAccount,
+    #[error("there is no such row")]
+    NotFound,
+    #[error("an equal or newer event holds this place")]
+    Superseded,
+}

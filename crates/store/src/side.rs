@@ -1,0 +1,79 @@
+//! What commits together with a journal append or a tick's end.
+
+use nexus_core::budget::Window;
+use nexus_core::payment::PaymentState;
+use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
+
+use crate::Statement;
+use crate::event::NewEvent;
+use crate::payment::NewPayment;
+use crate::publication::NewPublication;
+
+/// One side effect in the database. Each is conditional; when one does not hold, nothing of its batch is done.
+#[derive(Debug, Clone)]
+pub enum Side {
+    /// Holds `amount` if settled and held stay within `limit`, else `Conflict::Budget`.
+    ReserveBudget {
+        window: Window,
+        amount: Msat,
+        limit: Msat,
+    },
+    /// Gives a hold back, else `Conflict::BudgetHold`.
+    ReleaseBudget {
+        window: Window,
+        amount: Msat,
+    },
+    /// Turns a hold into spending. `spent` may differ from `held` (the fee was lower, or higher than foreseen).
+    SettleBudget {
+        window: Window,
+        held: Msat,
+        spent: Msat,
+    },
+    /// A new intent, state `reserved`. `Conflict::PaymentStep` or `Conflict::PaymentHash` when there is one.
+    InsertPayment(NewPayment),
+    /// One arrow of the payment machine. `Conflict::PaymentState` when it does not stand at `from`.
+    Payment(PaymentMove),
+    AppendEvent(NewEvent),
+    /// A signed event that relays must get; the same event again changes nothing.
+    PutPublication(NewPublication),
+    /// What a relay round achieved.
+    PublicationResult {
+        event_id: Hash32,
+        done: bool,
+        relays: String,
+        next_attempt_at: Option<UnixMs>,
+    },
+    /// One more fact about a provider.
+    Provider {
+        provider: Npub,
+        fact: crate::provider::Fact,
+    },
+}
+
+/// A compare-and-set of a payment.
+#[derive(Debug, Clone)]
+pub struct PaymentMove {
+    /// By its hash, unique per agent's wallet.
+    pub hash: Hash32,
+    pub from: PaymentState,
+    pub to: PaymentState,
+    pub at: UnixMs,
+    pub fee: Option<Msat>,
+    /// Proof of payment, sealed under the agent's data key.
+    pub preimage: Option<Vec<u8>>,
+    pub note: Option<String>,
+}
+
+impl Side {
+    /// # Errors
+    /// [`crate::Conflict::PaymentArrow`] for a move that the machine does not have.
+    pub(crate) fn statements(
+        &self,
+        npub: Npub,
+        generation: Generation,
+        tick: Option<TickId>,
+        now: UnixMs,
+    ) -> Result<Vec<Statement>, crate::Conflict> {
+        todo!()
+    }
+}
