@@ -1,0 +1,92 @@
+//! The host claim: who runs an agent now, said by the agent itself (kind 39202, `d` = `host`).
+
+use std::cmp::Ordering;
+
+use nexus_core::{Hash32, Npub, UnixMs};
+use nostr::event::{Event, UnsignedEvent};
+use nostr::types::Timestamp;
+
+use crate::event::{EventError, created_at_secs, event_id, expect_tag, single_tag, tag, unsigned, verify_from};
+
+/// NIP-SA's schedule kind, at an address of its own.
+pub const CLAIM_KIND: u16 = 39_202;
+/// The `d` tag.
+pub const CLAIM_IDENTIFIER: &str = "host";
+/// How far ahead of now a claim may be dated, in seconds.
+pub const MAX_AHEAD_SECS: i64 = 15 * 60;
+const MAX_URL: usize = 512;
+
+/// Why a host claim is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    #[error("host claim: {0}")]
+    Event(#[from] EventError),
+    #[error("host claim: the runner is not a public key")]
+    Runner,
+    #[error("host claim: the url must be http or https and at most {MAX_URL} bytes")]
+    Url,
+    #[error("host claim: the epoch must be a number from 1")]
+    Epoch,
+    #[error("host claim: dated {ahead_secs} seconds ahead")]
+    Ahead { ahead_secs: i64 },
+}
+
+/// A host claim whose signature was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostClaim {
+    pub agent: Npub,
+    /// The runner key of the installation that hosts the agent.
+    pub runner: Npub,
+    /// The installation's public origin.
+    pub url: String,
+    /// Counts up from 1 with every move.
+    pub epoch: u64,
+    /// Seconds since 1970.
+    pub created_at: i64,
+    pub id: Hash32,
+}
+
+/// The event for the agent to sign.
+pub fn unsigned_claim(agent: &Npub, runner: &Npub, url: &str, epoch: u64, created_at: Timestamp) -> UnsignedEvent {
+    let tags = vec![
+        tag("d", [CLAIM_IDENTIFIER]),
+        tag("runner", [runner.to_hex().as_str()]),
+        tag("url", [url]),
+        tag("epoch", [epoch.to_string().as_str()]),
+    ];
+    unsigned(agent, CLAIM_KIND, created_at, tags, String::new())
+}
+
+/// Checks that the agent signed this claim, and that it is not dated more than 15 minutes ahead.
+pub fn verify_claim(event: &Event, agent: &Npub, now: UnixMs) -> Result<HostClaim, ClaimError> {
+    verify_from(event, CLAIM_KIND, agent)?;
+    expect_tag(event, "d", CLAIM_IDENTIFIER)?;
+    let runner = single_tag(event, "runner")?.parse().map_err(|_| ClaimError::Runner)?;
+    let url = single_tag(event, "url")?;
+    if url.len() > MAX_URL || !(url.starts_with("https://") || url.starts_with("http://")) {
+        return Err(ClaimError::Url);
+    }
+    let epoch = single_tag(event, "epoch")?.parse().map_err(|_| ClaimError::Epoch)?;
+    if epoch == 0 || i64::try_from(epoch).is_err() {
+        return Err(ClaimError::Epoch);
+    }
+    let created_at = created_at_secs(event);
+    let ahead_secs = created_at.saturating_sub(now.secs());
+    if ahead_secs > MAX_AHEAD_SECS {
+        return Err(ClaimError::Ahead { ahead_secs });
+    }
+    Ok(HostClaim { agent: *agent, runner, url: url.to_owned(), epoch, created_at, id: event_id(event) })
+}
+
+impl HostClaim {
+    /// Orders claims of one agent, the winner last: the higher epoch, then the later stamp, then the lower id.
+    pub fn compare(&self, other: &Self) -> Ordering {
+        let key = |claim: &Self| (claim.epoch, claim.created_at);
+        key(self).cmp(&key(other)).then_with(|| other.id.cmp(&self.id))
+    }
+
+    /// Whether this claim wins over another.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        self.compare(other) == Ordering::Greater
+    }
+}

@@ -1,0 +1,45 @@
+//! Entry points for a fuzzing driver: any bytes in, never a panic.
+
+use nexus_core::{Npub, UnixMs};
+
+use crate::proof::Request;
+
+/// Everything that reads an envelope or blob of the owner's, the client's or the database's.
+pub fn fuzz_envelope(data: &[u8]) {
+    let _ = crate::blob::Blob::parse(data);
+    let _ = crate::SealedKey::from_plaintext(data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = crate::check_mnemonic_envelope(text);
+    let _ = crate::check_recipient_envelope(text);
+    let _ = text.parse::<crate::Recipient>();
+    let _ = crate::keys::WrapPlaintext::from_text(text, &Npub::from_bytes([1; 32]), crate::WrapKey::Data, 1);
+    let _ = crate::operator::OperatorKey::parse(text);
+}
+
+/// Everything that reads a body or header of a request.
+pub fn fuzz_request(data: &[u8]) {
+    let now = UnixMs::from_secs(1_700_000_000);
+    if let Ok(body) = serde_json::from_slice::<crate::CreateAgent>(data) {
+        let _ = body.check(&Npub::from_bytes([2; 32]), now);
+    }
+    if let Ok(body) = serde_json::from_slice(data) {
+        let _ = crate::looks_like_secret(&body);
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = crate::scan::secret_in_text(text);
+    let request = Request { method: "POST", url: "https://nexus.example/v1/agents", body: data };
+    let npub = Npub::from_bytes([3; 32]);
+    let _ = crate::verify_nip98(text, &request, now);
+    let _ = crate::verify_agent_proof(text, &request, &npub, &npub, now);
+}
+
+/// Everything that reads a signed document: pool, policy, host claim.
+pub fn fuzz_document(data: &[u8]) {
+    let Ok(event) = serde_json::from_slice::<nostr::event::Event>(data) else { return };
+    let author = crate::event::npub_of(&event.pubkey);
+    let _ = crate::event::verify(&event);
+    let _ = crate::verify_policy(&event, &author, &author);
+    let _ = crate::claim::verify_claim(&event, &author, UnixMs(0));
+    let _ = crate::pool::verify_pool(&event);
+    let _ = crate::SignedPool::first_use(std::slice::from_ref(&event), UnixMs(0));
+}

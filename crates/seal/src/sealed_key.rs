@@ -1,0 +1,105 @@
+//! The runtime envelope: what a worker needs to run an agent, closed to a pool.
+
+use std::fmt;
+
+use nexus_core::Npub;
+use nexus_core::policy::Custody;
+use serde::{Deserialize, Serialize};
+
+use crate::recipient::{Recipient, RecipientError, seal_to_recipient_armored};
+use crate::secret::{SecretText, to_secret_json};
+
+/// Version of the document inside.
+pub const SEALED_KEY_FORMAT: u32 = 1;
+
+/// Why an opened envelope is not a runtime envelope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SealedKeyError {
+    #[error("the sealed key does not hold the expected document")]
+    Malformed,
+    #[error("the sealed key has format {found}, this version reads {SEALED_KEY_FORMAT}")]
+    Format { found: u32 },
+}
+
+/// The contents of `sealed_key`.
+///
+/// The npub is derived again from the mnemonic when it is opened, so the envelope cannot be moved to another agent;
+/// the owner inside is the one whose policy is obeyed, whatever a database says.
+#[derive(Clone)]
+pub struct SealedKey {
+    pub npub: Npub,
+    pub owner: Npub,
+    pub custody: Custody,
+    pub pool_id: String,
+    pub mnemonic: SecretText,
+    /// Policies below this version are refused, even by a worker that has seen none yet.
+    pub min_policy_version: u64,
+}
+
+impl fmt::Debug for SealedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedKey").field("npub", &self.npub).field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize)]
+struct Closing<'a> {
+    format: u32,
+    npub: Npub,
+    owner: Npub,
+    custody: Custody,
+    pool_id: &'a str,
+    mnemonic: &'a str,
+    min_policy_version: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Opened {
+    #[serde(rename = "format")]
+    _format: u32,
+    npub: Npub,
+    owner: Npub,
+    custody: Custody,
+    pool_id: String,
+    mnemonic: SecretText,
+    min_policy_version: u64,
+}
+
+/// Closes the runtime envelope to a pool: an armored age file.
+pub fn seal_key(key: &SealedKey, pool: &Recipient) -> Result<String, RecipientError> {
+    let document = Closing {
+        format: SEALED_KEY_FORMAT,
+        npub: key.npub,
+        owner: key.owner,
+        custody: key.custody,
+        pool_id: &key.pool_id,
+        mnemonic: key.mnemonic.expose(),
+        min_policy_version: key.min_policy_version,
+    };
+    let plaintext = to_secret_json(&document).map_err(|error| RecipientError::Failed(error.to_string()))?;
+    seal_to_recipient_armored(pool, &plaintext)
+}
+
+impl SealedKey {
+    /// Reads the plaintext of an envelope that the vault opened. Checks the form only.
+    pub fn from_plaintext(plaintext: &[u8]) -> Result<Self, SealedKeyError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(plaintext).map_err(|_| SealedKeyError::Malformed)?;
+        if format != SEALED_KEY_FORMAT {
+            return Err(SealedKeyError::Format { found: format });
+        }
+        let opened: Opened = serde_json::from_slice(plaintext).map_err(|_| SealedKeyError::Malformed)?;
+        Ok(Self {
+            npub: opened.npub,
+            owner: opened.owner,
+            custody: opened.custody,
+            pool_id: opened.pool_id,
+            mnemonic: opened.mnemonic,
+            min_policy_version: opened.min_policy_version,
+        })
+    }
+}
