@@ -5,6 +5,7 @@ pub mod backend;
 pub mod config;
 pub mod demo;
 mod http;
+pub mod job;
 pub mod ollama;
 pub mod price;
 
