@@ -27,7 +27,8 @@ mod words;
 pub use api::{CreateAgent, Sealed, Wrap, WrapKey, WrapRecipient};
 pub use claim::HostClaim;
 pub use envelope::{
-    EnvelopeError, MAX_LOG_N, MNEMONIC_LOG_N, check_mnemonic_envelope, check_recipient_envelope, seal_mnemonic,
+    EnvelopeError, MAX_LOG_N, MNEMONIC_LOG_N, check_mnemonic_envelope, check_recipient_envelope, mnemonic_work_factor,
+    seal_mnemonic,
 };
 pub use passphrase::Passphrase;
 pub use policy::{SignedPolicy, verify_policy};

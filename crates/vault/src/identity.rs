@@ -1,0 +1,145 @@
+//! age X25519 identities: a pool's, and an agent's inbox.
+
+use std::fmt;
+
+use age::secrecy::ExposeSecret;
+use bech32::{Bech32, Hrp};
+use nexus_core::time::random;
+use nexus_core::{Entropy, Npub};
+use nexus_seal::{Recipient, SecretBytes, SecretText};
+use zeroize::Zeroizing;
+
+use crate::error::VaultError;
+
+/// Largest sealed thing that is opened, in bytes: the largest plaintext as armored text, with its header.
+const MAX_SEALED: usize = 2 * 1024 * 1024;
+/// Identities in one file: the current one and those before it.
+const MAX_IDENTITIES: usize = 16;
+
+/// What runtime envelopes are closed to. The first identity is current; the others open older envelopes.
+#[derive(Clone)]
+pub struct PoolIdentity(Vec<age::x25519::Identity>);
+
+impl PoolIdentity {
+    pub fn generate(entropy: &dyn Entropy) -> Self {
+        let secret = Zeroizing::new(random::<32>(entropy));
+        Self(vec![identity(&secret).expect("any 32 bytes are an X25519 secret")])
+    }
+
+    /// Reads an age identity file: `AGE-SECRET-KEY-1…` lines, comments with `#`.
+    pub fn parse(text: &str) -> Result<Self, VaultError> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let identities = lines.map(|line| line.parse().map_err(|_| VaultError::Identity));
+        let identities: Vec<age::x25519::Identity> = identities.collect::<Result<_, _>>()?;
+        if identities.is_empty() || identities.len() > MAX_IDENTITIES {
+            return Err(VaultError::Identity);
+        }
+        Ok(Self(identities))
+    }
+
+    /// The identity file's text.
+    pub fn expose_text(&self) -> SecretText {
+        let mut text = Zeroizing::new(String::with_capacity(self.0.len() * 80));
+        for identity in &self.0 {
+            text.push_str(identity.to_string().expose_secret());
+            text.push('\n');
+        }
+        SecretText::new(text.as_str())
+    }
+
+    /// The current recipient.
+    pub fn recipient(&self) -> Recipient {
+        recipient(&self.0[0])
+    }
+
+    /// All recipients, current first: what the pool document lists.
+    pub fn recipients(&self) -> Vec<Recipient> {
+        self.0.iter().map(recipient).collect()
+    }
+
+    /// Opens something that was closed to one of the recipients.
+    pub fn open(&self, sealed: &[u8]) -> Result<SecretBytes, VaultError> {
+        open(&self.0, sealed)
+    }
+}
+
+impl fmt::Debug for PoolIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PoolIdentity").field(&self.recipient()).finish()
+    }
+}
+
+/// Opens what was sealed to an agent's inbox recipient.
+#[derive(Clone)]
+pub struct InboxKey {
+    npub: Npub,
+    number: u32,
+    secret: Zeroizing<[u8; 32]>,
+    identity: [age::x25519::Identity; 1],
+}
+
+impl InboxKey {
+    pub fn generate(npub: Npub, number: u32, entropy: &dyn Entropy) -> Self {
+        let secret = Zeroizing::new(random::<32>(entropy));
+        let identity = [identity(&secret).expect("any 32 bytes are an X25519 secret")];
+        Self { npub, number, secret, identity }
+    }
+
+    pub(crate) fn from_secret(npub: Npub, number: u32, secret: &SecretBytes) -> Result<Self, VaultError> {
+        let secret = Zeroizing::new(secret.expose().try_into().map_err(|_| VaultError::SecretKey)?);
+        let identity = [identity(&secret)?];
+        Ok(Self { npub, number, secret, identity })
+    }
+
+    pub(crate) fn expose(&self) -> SecretBytes {
+        SecretBytes::new(self.secret.to_vec())
+    }
+
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Public: where clients and hooks seal to.
+    pub fn recipient(&self) -> Recipient {
+        recipient(&self.identity[0])
+    }
+
+    /// Opens an inbox item, binary or armored. Says nothing about who sealed it.
+    pub fn open(&self, sealed: &[u8]) -> Result<SecretBytes, VaultError> {
+        open(&self.identity, sealed)
+    }
+}
+
+impl fmt::Debug for InboxKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboxKey").field("npub", &self.npub).field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// age takes identities as text only.
+fn identity(secret: &[u8; 32]) -> Result<age::x25519::Identity, VaultError> {
+    let hrp = Hrp::parse("age-secret-key-").map_err(|_| VaultError::Identity)?;
+    let text = Zeroizing::new(bech32::encode_upper::<Bech32>(hrp, secret).map_err(|_| VaultError::Identity)?);
+    text.parse().map_err(|_| VaultError::Identity)
+}
+
+fn recipient(identity: &age::x25519::Identity) -> Recipient {
+    identity.to_public().to_string().parse().expect("an identity's public key is a recipient")
+}
+
+fn open(identities: &[age::x25519::Identity], sealed: &[u8]) -> Result<SecretBytes, VaultError> {
+    use std::io::Read;
+
+    if sealed.len() > MAX_SEALED {
+        return Err(VaultError::TooLarge);
+    }
+    let reader = age::armor::ArmoredReader::new(sealed);
+    let file = age::Decryptor::new_buffered(reader).map_err(|_| VaultError::Unopened)?;
+    let keys = identities.iter().map(|identity| identity as &dyn age::Identity);
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(sealed.len()));
+    file.decrypt(keys)
+        .map_err(|_| VaultError::Unopened)?
+        .read_to_end(&mut plaintext)
+        .map_err(|_| VaultError::Unopened)?;
+    Ok(SecretBytes::new(std::mem::take(&mut *plaintext)))
+}

@@ -1,0 +1,109 @@
+//! The one mnemonic that an agent is made of.
+
+use std::fmt;
+use std::sync::Arc;
+
+use age::secrecy::SecretString;
+use bip39::Language;
+use nexus_core::Entropy;
+use nexus_core::time::random;
+use nexus_seal::{MAX_LOG_N, Passphrase, SecretText};
+use zeroize::Zeroizing;
+
+use crate::derive::{Root, WalletSeed};
+use crate::error::VaultError;
+use crate::signer::LocalSigner;
+
+/// A BIP-39 mnemonic in English, used without BIP-39 passphrase. Wiped when dropped.
+#[derive(Clone)]
+pub struct Mnemonic(bip39::Mnemonic);
+
+impl Mnemonic {
+    /// Twelve words, 128 bits of entropy.
+    pub fn generate(entropy: &dyn Entropy) -> Self {
+        let bytes: Zeroizing<[u8; 16]> = Zeroizing::new(random(entropy));
+        let mnemonic = bip39::Mnemonic::from_entropy_in(Language::English, &*bytes);
+        Self(mnemonic.expect("16 bytes are a valid length of entropy"))
+    }
+
+    /// Reads 12 to 24 words; case and spacing do not matter, the checksum does.
+    pub fn parse(text: &str) -> Result<Self, VaultError> {
+        let mut normal = Zeroizing::new(String::with_capacity(text.len()));
+        for word in text.split_whitespace().take(25) {
+            if !normal.is_empty() {
+                normal.push(' ');
+            }
+            normal.extend(word.chars().map(|c| c.to_ascii_lowercase()));
+        }
+        bip39::Mnemonic::parse_in_normalized(Language::English, &normal).map(Self).map_err(|error| {
+            VaultError::Mnemonic(match error {
+                bip39::Error::BadWordCount(_) => "it has 12, 15, 18, 21 or 24 words",
+                bip39::Error::UnknownWord(_) => "a word is not in the list",
+                bip39::Error::InvalidChecksum => "the checksum is wrong: a word is mistyped or misplaced",
+                _ => "it cannot be read",
+            })
+        })
+    }
+
+    pub(crate) fn from_entropy(bytes: &[u8]) -> Result<Self, VaultError> {
+        let mnemonic = bip39::Mnemonic::from_entropy_in(Language::English, bytes);
+        mnemonic.map(Self).map_err(|_| VaultError::Derivation)
+    }
+
+    /// The words, to seal them or to show them to their owner.
+    pub fn expose(&self) -> SecretText {
+        let mut text = String::with_capacity(24 * 9);
+        for word in self.0.words() {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(word);
+        }
+        SecretText::new(text)
+    }
+
+    /// The BIP-39 seed, without passphrase.
+    pub(crate) fn seed(&self) -> Zeroizing<[u8; 64]> {
+        Zeroizing::new(self.0.to_seed_normalized(""))
+    }
+
+    /// The agent's Nostr key: NIP-06, `m/44'/1237'/0'/0/0`.
+    pub fn signer(&self, entropy: Arc<dyn Entropy>) -> Result<LocalSigner, VaultError> {
+        let key = Root::of(self)?.secret("m/44'/1237'/0'/0/0")?;
+        LocalSigner::from_secret(&*key, entropy)
+    }
+
+    /// The seed of the agent's wallet: BIP-85, BIP-39 application, English, 12 words, index 0.
+    pub fn wallet_seed(&self) -> Result<WalletSeed, VaultError> {
+        Root::of(self)?.bip85_words().map(WalletSeed::new)
+    }
+
+    /// The compressed public key at `m/44'/0'/0'/0/0`, in hex: what Pylon shows as the agent's Spark signer. Holds no
+    /// funds.
+    pub fn pylon_signer(&self) -> Result<String, VaultError> {
+        Root::of(self)?.public_hex("m/44'/0'/0'/0/0")
+    }
+}
+
+impl fmt::Debug for Mnemonic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mnemonic(…)")
+    }
+}
+
+/// Opens the owner's envelope. Takes about a second and 256 MiB: call it off the async executor.
+pub fn open_mnemonic(armored: &str, passphrase: &Passphrase) -> Result<Mnemonic, VaultError> {
+    let log_n = nexus_seal::mnemonic_work_factor(armored)?;
+    if log_n > MAX_LOG_N {
+        return Err(VaultError::TooMuchWork);
+    }
+    let mut identity = age::scrypt::Identity::new(SecretString::from(passphrase.expose().to_owned()));
+    identity.set_max_work_factor(MAX_LOG_N);
+    let plaintext = age::decrypt(&identity, armored.trim().as_bytes()).map(Zeroizing::new);
+    let plaintext = plaintext.map_err(|error| match error {
+        age::DecryptError::ExcessiveWork { .. } => VaultError::TooMuchWork,
+        _ => VaultError::WrongPassphrase,
+    })?;
+    let text = std::str::from_utf8(&plaintext).map_err(|_| VaultError::Mnemonic("it cannot be read"))?;
+    Mnemonic::parse(text)
+}
