@@ -1,0 +1,164 @@
+//! Following an agent's events over a WebSocket, across lost connections and without gaps.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use nexus_core::time::random;
+use nexus_core::{Entropy, Npub};
+use reqwest::header::AUTHORIZATION;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::api::{Api, problem};
+use crate::error::Error;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which the other side is asked whether it lives; twice that, and it does not.
+const IDLE: Duration = Duration::from_secs(30);
+const BACKOFF_FIRST_MS: u64 = 500;
+const BACKOFF_MOST_MS: u64 = 15_000;
+/// Largest message that is taken, in bytes.
+const MAX_MESSAGE: usize = 1024 * 1024;
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// What a follower is told.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// One event, in order of `seq`, each once.
+    Event(&'a Value),
+    /// The connection is lost and will be tried again.
+    Lost { why: &'a str, again_in_ms: u64 },
+}
+
+/// Hands every event after `after` to `hear`, and stays for those to come, until `hear` says to stop.
+///
+/// A lost connection is taken up again after the last event that was heard. What the host refuses (no such agent, not
+/// allowed, events pruned) ends it.
+pub async fn follow(
+    api: &Api,
+    npub: &Npub,
+    after: Option<u64>,
+    mut hear: impl FnMut(Heard<'_>) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    let mut last = after;
+    let mut backoff_ms = BACKOFF_FIRST_MS;
+    let mut ever = false;
+    loop {
+        let why = match connect(api, npub, last).await {
+            Ok(socket) => {
+                (ever, backoff_ms) = (true, BACKOFF_FIRST_MS);
+                match listen(socket, &mut last, &mut hear).await {
+                    Ended::Told => return Ok(()),
+                    Ended::Lost(why) => why,
+                }
+            }
+            // A host that was never there is an error; one that went away may come back.
+            Err(Error::Unreachable { why, .. }) if ever => why,
+            Err(error) => return Err(error),
+        };
+        let again_in_ms = jitter(backoff_ms, &*api.entropy);
+        if hear(Heard::Lost { why: &why, again_in_ms }).is_break() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(again_in_ms)).await;
+        backoff_ms = (backoff_ms * 2).min(BACKOFF_MOST_MS);
+    }
+}
+
+enum Ended {
+    Told,
+    Lost(String),
+}
+
+async fn listen(
+    mut socket: Socket,
+    last: &mut Option<u64>,
+    hear: &mut impl FnMut(Heard<'_>) -> ControlFlow<()>,
+) -> Ended {
+    let mut silent = false;
+    loop {
+        let message = match tokio::time::timeout(IDLE, socket.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(error))) => return Ended::Lost(error.to_string()),
+            Ok(None) => return Ended::Lost("the host closed the stream".to_owned()),
+            Err(_) if silent => return Ended::Lost("the host fell silent".to_owned()),
+            Err(_) => {
+                silent = true;
+                if socket.send(Message::Ping(Vec::new().into())).await.is_err() {
+                    return Ended::Lost("the connection is gone".to_owned());
+                }
+                continue;
+            }
+        };
+        silent = false;
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Close(frame) => {
+                let reason = frame.map(|frame| frame.reason.to_string()).filter(|reason| !reason.is_empty());
+                return Ended::Lost(reason.unwrap_or_else(|| "the host closed the stream".to_owned()));
+            }
+            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+        };
+        let Ok(event) = serde_json::from_str::<Value>(text.as_str()) else { continue };
+        let Some(seq) = event["seq"].as_u64() else { continue };
+        // After a reconnect the host may repeat; it must not skip.
+        match *last {
+            Some(last) if seq <= last => continue,
+            Some(last) if seq > last + 1 => {
+                return Ended::Lost(format!("events {} to {} are missing", last + 1, seq - 1));
+            }
+            _ => *last = Some(seq),
+        }
+        if hear(Heard::Event(&event)).is_break() {
+            let _ = socket.close(None).await;
+            return Ended::Told;
+        }
+    }
+}
+
+async fn connect(api: &Api, npub: &Npub, after: Option<u64>) -> Result<Socket, Error> {
+    let query = after.map(|seq| format!("?after={seq}")).unwrap_or_default();
+    let url = api.url(&format!("/v1/agents/{npub}/events{query}"))?;
+    let authorization = api.authorization("GET", &url, None).await?;
+    let unreachable = |why: String| Error::Unreachable { url: api.origin().to_string(), why };
+    // The request is signed for the http URL, which is what the host knows itself by.
+    let text = match url.as_str().strip_prefix("http") {
+        Some(rest) => format!("ws{rest}"),
+        None => url.to_string(),
+    };
+    let mut request = text.into_client_request().map_err(|error| unreachable(error.to_string()))?;
+    if let Some(value) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    match tokio::time::timeout(CONNECT_TIMEOUT, open(request)).await {
+        Err(_) => Err(unreachable("no answer in time".to_owned())),
+        Ok(Ok(socket)) => Ok(socket),
+        Ok(Err(tungstenite::Error::Http(response))) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            Err(Error::Api(problem(response.status(), body, None)))
+        }
+        Ok(Err(error)) => Err(unreachable(error.to_string())),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the user's own connection to the host of the context; relays go through the relay pool"
+)]
+async fn open(request: tungstenite::handshake::client::Request) -> Result<Socket, tungstenite::Error> {
+    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let connected = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await;
+    connected.map(|(socket, _)| socket)
+}
+
+/// Between half and one and a half of this many milliseconds.
+fn jitter(ms: u64, entropy: &dyn Entropy) -> u64 {
+    let random = u64::from(u16::from_be_bytes(random(entropy)));
+    ms / 2 + ms * random / u64::from(u16::MAX)
+}
