@@ -2,6 +2,7 @@
 
 use nexus_core::{AccountId, UnixMs};
 
+use crate::batch::params;
 use crate::{Result, Statement, Store};
 
 /// Most rows of one page.
@@ -30,16 +31,42 @@ pub struct AuditRow {
 
 impl Audit {
     pub(crate) fn statement(&self) -> Statement {
-        todo!()
+        Statement::write(
+            "INSERT INTO audit (at, account_id, actor, action, target, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                self.at,
+                self.account,
+                self.actor.clone(),
+                self.action.clone(),
+                self.target.clone(),
+                self.detail.clone()
+            ],
+        )
     }
 }
 
 /// Records something that changes no other row here.
 pub async fn record(store: &Store, audit: Audit) -> Result<()> {
-    todo!()
+    store.change("record in the audit", audit.statement()).await.map(|_| ())
 }
 
 /// The account's rows with ids above `after`, oldest first, at most `limit` (and [`MAX_PAGE`]).
 pub async fn list(store: &Store, account: AccountId, after: i64, limit: u32) -> Result<Vec<AuditRow>> {
-    todo!()
+    let sql = "SELECT id, at, account_id, actor, action, target, detail FROM audit
+        WHERE account_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+    store
+        .rows("list the audit", sql, params![account, after, limit.min(MAX_PAGE)], |row| {
+            Ok(AuditRow {
+                id: row.get()?,
+                audit: Audit {
+                    at: row.get()?,
+                    account: row.get()?,
+                    actor: row.get()?,
+                    action: row.get()?,
+                    target: row.get()?,
+                    detail: row.get()?,
+                },
+            })
+        })
+        .await
 }

@@ -21,9 +21,6 @@ pub enum StoreError {
     /// The commit's answer was lost and the database could not be re-read: it may or may not have happened.
     #[error("{attempted}: it is not known whether this was stored: {message}")]
     Uncertain { attempted: &'static str, message: String },
-    /// The queue to the database is full; nothing was changed.
-    #[error("{attempted}: the database is overloaded, try again")]
-    Overloaded { attempted: &'static str },
     /// The executor is gone. A write that was under way may or may not have happened.
     #[error("{attempted}: the database is closed")]
     Closed { attempted: &'static str },

@@ -2,7 +2,8 @@
 
 use nexus_core::{AccountId, Hash32, UnixMs};
 
-use crate::{Result, Statement, Store};
+use crate::batch::params;
+use crate::{Result, Statement, Store, Verdict};
 
 /// Hours that an answer is kept.
 pub const KEEP_HOURS: i64 = 24;
@@ -24,7 +25,20 @@ pub struct Idempotency {
 impl Idempotency {
     /// `Duplicate` when the key is taken (a concurrent twin): look it up with [`find`] then.
     pub fn statement(&self) -> Statement {
-        todo!()
+        Statement::write(
+            "INSERT INTO idempotency (account_id, route, idempotency_key, request, status, body, expires_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+            params![
+                self.account,
+                self.route.clone(),
+                self.key.clone(),
+                self.request,
+                self.status,
+                self.body.clone(),
+                self.expires_at
+            ],
+        )
+        .one_or(Verdict::Duplicate)
     }
 }
 
@@ -36,9 +50,25 @@ pub async fn find(
     key: &str,
     now: UnixMs,
 ) -> Result<Option<Idempotency>> {
-    todo!()
+    let sql = "SELECT request, status, body, expires_at FROM idempotency
+        WHERE account_id = ?1 AND route = ?2 AND idempotency_key = ?3 AND expires_at > ?4";
+    let params = params![account, route.to_owned(), key.to_owned(), now];
+    store
+        .row("look up an idempotency key", sql, params, |row| {
+            Ok(Idempotency {
+                account,
+                route: route.to_owned(),
+                key: key.to_owned(),
+                request: row.get()?,
+                status: row.get()?,
+                body: row.get()?,
+                expires_at: row.get()?,
+            })
+        })
+        .await
 }
 
 pub async fn purge(store: &Store, now: UnixMs) -> Result<u64> {
-    todo!()
+    let statement = Statement::write("DELETE FROM idempotency WHERE expires_at <= ?1", params![now]);
+    store.change("purge idempotency keys", statement).await
 }

@@ -2,7 +2,9 @@
 
 use nexus_core::{Generation, Hash32, Npub, TickId, UnixMs};
 
-use crate::{Fence, Result, Side, Store};
+use crate::batch::params;
+use crate::draft::Draft;
+use crate::{Fence, Result, Side, Statement, Store, Verdict};
 
 /// One record. `seq` counts from 1 in each tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +38,31 @@ pub struct Append {
 /// `Stale` when the fence or the generation moved on; `Duplicate` when a record of this number is there already;
 /// `Conflict` of a side effect. In each case nothing was changed.
 pub async fn append(store: &Store, append: Append) -> Result<Vec<i64>> {
-    todo!()
+    let Append { fence, npub, generation, tick, at, records, side } = append;
+    let mut draft = Draft::hosted("append to the journal", fence, npub, generation);
+    draft.tick_open(npub, tick);
+    draft.sides(&side, npub, generation, Some(tick), at)?;
+    for record in records {
+        draft.push(record.statement(tick, generation));
+    }
+    draft.write(store).await
 }
 
 /// The records of a tick, in order.
 pub async fn load(store: &Store, tick: TickId) -> Result<Vec<Record>> {
-    todo!()
+    let sql = "SELECT seq, kind, version, idem_class, digest, blob FROM journal WHERE tick_id = ?1 ORDER BY seq";
+    store
+        .rows("read a journal", sql, params![tick], |row| {
+            Ok(Record {
+                seq: row.get()?,
+                kind: row.get()?,
+                version: row.get()?,
+                class: row.get()?,
+                digest: row.get()?,
+                blob: row.get()?,
+            })
+        })
+        .await
 }
 
 /// Side effects outside a tick: recovery resolves payments and publishes. Returns the numbers of appended events.
@@ -53,5 +74,19 @@ pub async fn apply(
     at: UnixMs,
     side: Vec<Side>,
 ) -> Result<Vec<i64>> {
-    todo!()
+    let mut draft = Draft::hosted("record an outcome", fence, npub, generation);
+    draft.sides(&side, npub, generation, None, at)?;
+    draft.write(store).await
+}
+
+impl Record {
+    /// `Duplicate` when the tick has a record of this number.
+    pub(crate) fn statement(self, tick: TickId, generation: Generation) -> Statement {
+        Statement::write(
+            "INSERT INTO journal (tick_id, seq, generation, kind, version, idem_class, digest, blob)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+            params![tick, self.seq, generation, self.kind, self.version, self.class, self.digest, self.blob],
+        )
+        .one_or(Verdict::Duplicate)
+    }
 }

@@ -8,7 +8,9 @@
 //! come in sealed and go out sealed.
 
 mod batch;
+mod budget;
 mod dialect;
+mod draft;
 mod error;
 mod executor;
 mod inline;
@@ -37,6 +39,7 @@ pub mod token;
 pub mod wallet_request;
 pub mod worker;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,6 +47,7 @@ pub use audit::Audit;
 pub use batch::{Batch, Expect, Fence, Lock, Output, Statement, Value, Verdict};
 pub use error::{Conflict, StoreError};
 pub use executor::{BoxFuture, Executor};
+use row::Columns;
 pub use row::Row;
 pub use side::Side;
 
@@ -92,6 +96,36 @@ impl Store {
     /// Runs a batch in one transaction (shared with other callers' batches): all of it or nothing.
     pub async fn write(&self, batch: Batch) -> Result<Vec<Output>> {
         self.executor.write(batch).await
+    }
+
+    /// One statement's rows, each read by `read`.
+    pub(crate) async fn rows<T>(
+        &self,
+        attempted: &'static str,
+        sql: impl Into<Cow<'static, str>>,
+        params: Vec<Value>,
+        read: impl Fn(&mut Columns) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let outputs = self.read(Batch::new(attempted).with(Statement::read(sql, params))).await?;
+        let rows = outputs.into_iter().flat_map(|output| output.rows);
+        rows.map(|row| read(&mut row.columns(attempted))).collect()
+    }
+
+    /// The first row, if there is one.
+    pub(crate) async fn row<T>(
+        &self,
+        attempted: &'static str,
+        sql: impl Into<Cow<'static, str>>,
+        params: Vec<Value>,
+        read: impl Fn(&mut Columns) -> Result<T>,
+    ) -> Result<Option<T>> {
+        Ok(self.rows(attempted, sql, params, read).await?.into_iter().next())
+    }
+
+    /// Writes one statement; returns the rows affected.
+    pub(crate) async fn change(&self, attempted: &'static str, statement: Statement) -> Result<u64> {
+        let outputs = self.write(Batch::new(attempted).with(statement)).await?;
+        Ok(outputs.first().map_or(0, |output| output.affected))
     }
 
     /// Runs statements that change nothing, on one snapshot. Sees every write that was answered before.

@@ -4,7 +4,21 @@ use nexus_core::budget::{Counter, Window};
 use nexus_core::payment::PaymentState;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
-use crate::{Fence, Result, Store};
+use crate::batch::params;
+use crate::budget;
+use crate::row::Columns;
+use crate::side::PaymentMove;
+use crate::{Conflict, Fence, Result, Statement, Store, Verdict};
+
+/// Most payments of one page.
+pub const MAX_PAGE: u32 = 500;
+
+macro_rules! payment_columns {
+    () => {
+        "SELECT npub, hash, step, purpose, bolt11, amount_msat, max_fee_msat, fee_msat, state, attempt, dispatched_by,
+            tick_id, windows, payee, preimage, note, expires_at, created_at, updated_at FROM payment"
+    };
+}
 
 /// A payment to be made, with its budget held by `Side::ReserveBudget` in the same batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,35 +71,172 @@ impl Payment {
 }
 
 pub async fn get(store: &Store, npub: Npub, hash: Hash32) -> Result<Option<Payment>> {
-    todo!()
+    let sql = concat!(payment_columns!(), " WHERE npub = ?1 AND hash = ?2");
+    store.row("read a payment", sql, params![npub, hash], payment_row).await
 }
 
 /// Payments that recovery owes an answer (dispatched, pending, unknown), oldest first.
 pub async fn unresolved(store: &Store, npub: Npub) -> Result<Vec<Payment>> {
-    todo!()
+    let sql = concat!(
+        payment_columns!(),
+        " WHERE npub = ?1 AND state IN ('dispatched', 'pending', 'unknown') ORDER BY created_at, hash LIMIT ?2"
+    );
+    store.rows("read unresolved payments", sql, params![npub, MAX_PAGE], payment_row).await
 }
 
 /// Payments still open: also `reserved` ones, which a crash may have left between the hold and the dispatch.
 pub async fn open(store: &Store, npub: Npub) -> Result<Vec<Payment>> {
-    todo!()
+    let sql = concat!(
+        payment_columns!(),
+        " WHERE npub = ?1 AND state IN ('reserved', 'dispatched', 'pending', 'unknown')
+          ORDER BY created_at, hash LIMIT ?2"
+    );
+    store.rows("read open payments", sql, params![npub, MAX_PAGE], payment_row).await
 }
 
 /// Agents of this worker with unresolved payments.
 pub async fn agents_unresolved(store: &Store, fence: Fence, limit: u32) -> Result<Vec<Npub>> {
-    todo!()
+    let sql = "SELECT a.npub FROM agent a WHERE a.worker_id = ?1
+          AND EXISTS (SELECT 1 FROM payment p WHERE p.npub = a.npub AND p.state IN ('dispatched', 'pending', 'unknown'))
+        ORDER BY a.npub LIMIT ?2";
+    store.rows("find unresolved payments", sql, params![fence.worker, limit], |row| row.get()).await
 }
 
 /// Newest first.
 pub async fn list(store: &Store, npub: Npub, before: Option<UnixMs>, limit: u32) -> Result<Vec<Payment>> {
-    todo!()
+    let sql =
+        concat!(payment_columns!(), " WHERE npub = ?1 AND created_at < ?2 ORDER BY created_at DESC, hash LIMIT ?3");
+    let before = before.unwrap_or(UnixMs(i64::MAX));
+    store.rows("list payments", sql, params![npub, before, limit.min(MAX_PAGE)], payment_row).await
 }
 
 /// The window's counters, zero if it was never used.
 pub async fn counter(store: &Store, npub: Npub, window: Window) -> Result<Counter> {
-    todo!()
+    let sql = "SELECT settled_msat, held_msat FROM budget WHERE npub = ?1 AND win = ?2";
+    let found = store
+        .row("read a budget counter", sql, params![npub, window.key()], |row| {
+            Ok(Counter { settled: row.get()?, held: row.get()? })
+        })
+        .await?;
+    Ok(found.unwrap_or_default())
 }
 
 /// Deletes tick windows with nothing held of ticks that are closed, and day windows before `day`. Returns how many.
 pub async fn purge_windows(store: &Store, npub: Npub, day: i64) -> Result<u64> {
-    todo!()
+    // Windows of open ticks and of today stay; so does every window that holds something.
+    let sql = "DELETE FROM budget WHERE npub = ?1 AND held_msat = 0 AND win IN (
+        SELECT b.win FROM budget b WHERE b.npub = ?1 AND b.win LIKE 'tick:%'
+            AND NOT EXISTS (SELECT 1 FROM tick t WHERE t.npub = ?1 AND t.status = 'open')
+        UNION ALL
+        SELECT b.win FROM budget b WHERE b.npub = ?1 AND b.win LIKE 'day:%'
+            AND CAST(SUBSTR(b.win, 5) AS BIGINT) < ?2)";
+    store.change("purge budget windows", Statement::write(sql, params![npub, day])).await
+}
+
+fn payment_row(row: &mut Columns) -> Result<Payment> {
+    Ok(Payment {
+        npub: row.get()?,
+        hash: row.get()?,
+        step: row.get()?,
+        purpose: row.get()?,
+        bolt11: row.get()?,
+        amount: row.get()?,
+        max_fee: row.get()?,
+        fee: row.get()?,
+        state: row.parse(PaymentState::parse)?,
+        attempt: row.get()?,
+        dispatched_by: row.get()?,
+        tick: row.get()?,
+        windows: row.parse(|text| text.split(',').filter(|key| !key.is_empty()).map(budget::parse_window).collect())?,
+        payee: row.get()?,
+        preimage: row.get()?,
+        note: row.get()?,
+        expires_at: row.get()?,
+        created_at: row.get()?,
+        updated_at: row.get()?,
+    })
+}
+
+impl NewPayment {
+    /// Asks first, so that each refusal has its name; the unique indexes stand behind the asking.
+    pub(crate) fn statements(&self, npub: Npub, tick: Option<TickId>, now: UnixMs) -> Vec<Statement> {
+        let step_free = Statement::read(
+            "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM payment
+                WHERE npub = ?1 AND step = ?2 AND state NOT IN ('failed', 'canceled'))",
+            params![npub, self.step.clone()],
+        );
+        let hash_free = Statement::read(
+            "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM payment WHERE npub = ?1 AND hash = ?2)",
+            params![npub, self.hash],
+        );
+        let windows: Vec<String> = self.windows.iter().map(Window::key).collect();
+        let insert = Statement::write(
+            "INSERT INTO payment (npub, hash, step, purpose, bolt11, amount_msat, max_fee_msat, fee_msat, state, attempt,
+                tick_id, windows, payee, expires_at, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 'reserved', 1, ?8, ?9, ?10, ?11, ?12, ?12) ON CONFLICT DO NOTHING",
+            params![
+                npub,
+                self.hash,
+                self.step.clone(),
+                self.purpose.clone(),
+                self.bolt11.clone(),
+                self.amount,
+                self.max_fee,
+                tick,
+                windows.join(","),
+                self.payee,
+                self.expires_at,
+                now
+            ],
+        );
+        vec![
+            step_free.one_or_conflict(Conflict::PaymentStep),
+            hash_free.one_or_conflict(Conflict::PaymentHash),
+            insert.one_or(Verdict::Duplicate),
+        ]
+    }
+}
+
+impl PaymentMove {
+    pub(crate) fn statements(&self, npub: Npub, generation: Generation) -> Result<Vec<Statement>, Conflict> {
+        if !self.from.may_become(self.to) {
+            return Err(Conflict::PaymentArrow { from: self.from.as_str(), to: self.to.as_str() });
+        }
+        let mut statements = Vec::with_capacity(2);
+        if self.to == PaymentState::Reserved {
+            // The next attempt of a failed payment, unless its step has another intent by now.
+            statements.push(
+                Statement::read(
+                    "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM payment other JOIN payment this ON this.npub = other.npub
+                        AND this.step = other.step AND this.hash <> other.hash
+                        WHERE this.npub = ?1 AND this.hash = ?2 AND other.state NOT IN ('failed', 'canceled'))",
+                    params![npub, self.hash],
+                )
+                .one_or_conflict(Conflict::PaymentStep),
+            );
+        }
+        let dispatched_by = (self.to == PaymentState::Dispatched).then_some(generation);
+        statements.push(
+            Statement::write(
+                "UPDATE payment SET state = ?4, updated_at = ?5, attempt = attempt + ?6,
+                    dispatched_by = COALESCE(?7, dispatched_by), fee_msat = COALESCE(?8, fee_msat),
+                    preimage = COALESCE(?9, preimage), note = COALESCE(?10, note)
+                 WHERE npub = ?1 AND hash = ?2 AND state = ?3",
+                params![
+                    npub,
+                    self.hash,
+                    self.from.as_str(),
+                    self.to.as_str(),
+                    self.at,
+                    self.to == PaymentState::Reserved,
+                    dispatched_by,
+                    self.fee,
+                    self.preimage.clone(),
+                    self.note.clone()
+                ],
+            )
+            .one_or_conflict(Conflict::PaymentState { expected: self.from.as_str().to_owned() }),
+        );
+        Ok(statements)
+    }
 }

@@ -2,29 +2,46 @@
 
 use nexus_core::{Hash32, UnixMs};
 
-use crate::{Result, Statement, Store};
+use crate::batch::params;
+use crate::{Batch, Result, Statement, Store, Verdict};
 
 /// Marks `id` as used until `expires_at`; `false` when it was used before. Durable before it answers.
 pub async fn use_once(store: &Store, kind: &'static str, id: Hash32, expires_at: UnixMs) -> Result<bool> {
-    todo!()
+    let batch = Batch::new("use something once").with(use_once_statement(kind, id, expires_at));
+    match store.write(batch).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_duplicate() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The same as a statement for another batch: `Duplicate` when it was used before.
 pub fn use_once_statement(kind: &'static str, id: Hash32, expires_at: UnixMs) -> Statement {
-    todo!()
+    let sql = "INSERT INTO replay (kind, id, expires_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+    Statement::write(sql, params![kind, id, expires_at]).one_or(Verdict::Duplicate)
 }
 
 /// Forgets what expired before `now`. Returns how many.
 pub async fn purge(store: &Store, now: UnixMs) -> Result<u64> {
-    todo!()
+    let mut batch = Batch::new("purge used ids");
+    batch.push(Statement::write("DELETE FROM replay WHERE expires_at < ?1", params![now]));
+    batch.push(Statement::write("DELETE FROM ticket WHERE expires_at < ?1", params![now]));
+    Ok(store.write(batch).await?.iter().map(|output| output.affected).sum())
 }
 
 /// Something handed out, to be taken back once: a WebSocket ticket (stored by its hash).
 pub async fn put_ticket(store: &Store, hash: Hash32, body: String, expires_at: UnixMs) -> Result<()> {
-    todo!()
+    let sql = "INSERT INTO ticket (hash, body, expires_at) VALUES (?1, ?2, ?3)";
+    store.change("store a ticket", Statement::write(sql, params![hash, body, expires_at])).await.map(|_| ())
 }
 
 /// Takes the ticket's body; none if unknown, expired or taken.
 pub async fn take_ticket(store: &Store, hash: Hash32, now: UnixMs) -> Result<Option<String>> {
-    todo!()
+    let attempted = "take a ticket";
+    let sql = "DELETE FROM ticket WHERE hash = ?1 RETURNING body, expires_at";
+    let outputs = store.write(Batch::new(attempted).with(Statement::write(sql, params![hash]))).await?;
+    let Some(row) = outputs.into_iter().flat_map(|output| output.rows).next() else { return Ok(None) };
+    let mut row = row.columns(attempted);
+    let (body, expires_at): (String, UnixMs) = (row.get()?, row.get()?);
+    Ok((expires_at >= now).then_some(body))
 }

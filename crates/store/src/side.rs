@@ -4,10 +4,10 @@ use nexus_core::budget::Window;
 use nexus_core::payment::PaymentState;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
-use crate::Statement;
 use crate::event::NewEvent;
 use crate::payment::NewPayment;
-use crate::publication::NewPublication;
+use crate::publication::{self, NewPublication};
+use crate::{Statement, budget};
 
 /// One side effect in the database. Each is conditional; when one does not hold, nothing of its batch is done.
 #[derive(Debug, Clone)]
@@ -74,6 +74,18 @@ impl Side {
         tick: Option<TickId>,
         now: UnixMs,
     ) -> Result<Vec<Statement>, crate::Conflict> {
-        todo!()
+        Ok(match self {
+            Self::ReserveBudget { window, amount, limit } => vec![budget::reserve(npub, window, *amount, *limit)],
+            Self::ReleaseBudget { window, amount } => vec![budget::settle(npub, window, *amount, Msat::ZERO)],
+            Self::SettleBudget { window, held, spent } => vec![budget::settle(npub, window, *held, *spent)],
+            Self::InsertPayment(payment) => payment.statements(npub, tick, now),
+            Self::Payment(change) => change.statements(npub, generation)?,
+            Self::AppendEvent(event) => crate::event::append_statements(npub, event).into(),
+            Self::PutPublication(publication) => vec![publication.statement(npub, tick, now)],
+            Self::PublicationResult { event_id, done, relays, next_attempt_at } => {
+                vec![publication::result_statement(npub, *event_id, *done, relays.clone(), *next_attempt_at)]
+            }
+            Self::Provider { provider, fact } => vec![fact.statement(npub, *provider, now)],
+        })
     }
 }

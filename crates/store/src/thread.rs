@@ -1,17 +1,115 @@
-//! SQLite on its own threads.
-use crate::{Batch, BoxFuture, Executor, Output, Result};
+//! SQLite on its own threads: one writes in groups, a few read.
+//!
+//! Callers wait for durability, the writer batches whatever waits: the group grows with the load by itself, because
+//! everything that arrives during one commit is in the next.
+
 use std::path::Path;
-pub(crate) struct ThreadExecutor;
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::batch::{Batch, Output};
+use crate::error::StoreError;
+use crate::executor::{BoxFuture, Executor};
+use crate::sqlite::{self, Engine, Verdict};
+
+/// Batches that wait for a thread; more callers than this wait for room.
+const QUEUE: usize = 4_096;
+/// Batches in one commit at most.
+const GROUP: usize = 512;
+const READERS: usize = 2;
+
+struct Job {
+    batch: Batch,
+    reply: oneshot::Sender<Verdict>,
+}
+
+/// The threads end when this is dropped, after what was queued.
+pub(crate) struct ThreadExecutor {
+    writer: Option<mpsc::Sender<Job>>,
+    readers: Vec<mpsc::Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
 impl ThreadExecutor {
-    pub(crate) fn open(_path: &Path) -> Result<Self> {
-        todo!()
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::over(Engine::open(path)?, path)
+    }
+
+    pub(crate) fn over(engine: Engine, path: &Path) -> Result<Self, StoreError> {
+        let mut executor = Self { writer: None, readers: Vec::new(), threads: Vec::new() };
+        let (sender, jobs) = mpsc::channel(QUEUE);
+        executor.threads.push(spawn(path, "store-write", move || write_loop(engine, jobs))?);
+        executor.writer = Some(sender);
+        for _ in 0..READERS {
+            let connection = sqlite::open_reader(path)?;
+            let (sender, jobs) = mpsc::channel(QUEUE);
+            executor.threads.push(spawn(path, "store-read", move || read_loop(&connection, jobs))?);
+            executor.readers.push(sender);
+        }
+        Ok(executor)
     }
 }
-impl Executor for ThreadExecutor {
-    fn write(&self, _batch: Batch) -> BoxFuture<'_, Result<Vec<Output>>> {
-        todo!()
+
+fn spawn(path: &Path, name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| StoreError::Open { path: path.to_owned(), message: error.to_string() })
+}
+
+fn write_loop(mut engine: Engine, mut jobs: mpsc::Receiver<Job>) {
+    let (mut batches, mut replies) = (Vec::with_capacity(GROUP), Vec::with_capacity(GROUP));
+    while let Some(first) = jobs.blocking_recv() {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            batches.push(job.batch);
+            replies.push(job.reply);
+            next = if batches.len() < GROUP { jobs.try_recv().ok() } else { None };
+        }
+        let verdicts = engine.run_group(&batches);
+        batches.clear();
+        for (reply, verdict) in replies.drain(..).zip(verdicts) {
+            // A caller that went away has lost its answer, not its write.
+            let _ = reply.send(verdict);
+        }
     }
-    fn read(&self, _batch: Batch) -> BoxFuture<'_, Result<Vec<Output>>> {
-        todo!()
+}
+
+fn read_loop(connection: &Connection, mut jobs: mpsc::Receiver<Job>) {
+    while let Some(job) = jobs.blocking_recv() {
+        let _ = job.reply.send(sqlite::read(connection, &job.batch));
+    }
+}
+
+async fn ask(queue: Option<&mpsc::Sender<Job>>, batch: Batch) -> Result<Vec<Output>, StoreError> {
+    let closed = StoreError::Closed { attempted: batch.attempted };
+    let Some(queue) = queue else { return Err(closed) };
+    let (reply, answer) = oneshot::channel();
+    queue.send(Job { batch, reply }).await.map_err(|_| closed.clone())?;
+    answer.await.unwrap_or(Err(closed))
+}
+
+impl Executor for ThreadExecutor {
+    fn write(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Output>, StoreError>> {
+        Box::pin(ask(self.writer.as_ref(), batch))
+    }
+
+    fn read(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Output>, StoreError>> {
+        let emptiest = self.readers.iter().max_by_key(|queue| queue.capacity());
+        Box::pin(ask(emptiest, batch))
+    }
+}
+
+impl Drop for ThreadExecutor {
+    fn drop(&mut self) {
+        self.writer = None;
+        self.readers.clear();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a database thread has panicked");
+            }
+        }
     }
 }

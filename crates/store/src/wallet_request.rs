@@ -2,10 +2,19 @@
 
 use nexus_core::{Generation, Npub, UnixMs};
 
-use crate::{Audit, Fence, Result, Store};
+use crate::batch::params;
+use crate::draft::{Draft, rev};
+use crate::row::Columns;
+use crate::{Audit, Conflict, Fence, Result, Statement, Store};
 
 /// Waiting requests of one agent at most.
 pub const MAX_WAITING: i64 = 16;
+
+macro_rules! request_columns {
+    () => {
+        "SELECT request_id, npub, kind, body, created_at, expires_at, outcome, answer FROM wallet_request"
+    };
+}
 
 /// A request. `body` and `answer` are JSON; a BOLT11 is no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +41,47 @@ pub enum Answer {
 /// # Errors
 /// `Conflict::TooMany` above [`MAX_WAITING`]; `Conflict::NoAgent`.
 pub async fn put(store: &Store, request: WalletRequest, audit: Option<Audit>) -> Result<()> {
-    todo!()
+    let mut draft = Draft::new("ask an agent's wallet");
+    draft.push(
+        Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![request.npub])
+            .one_or_conflict(Conflict::NoAgent),
+    );
+    draft.push(
+        Statement::write(
+            "INSERT INTO wallet_request (request_id, npub, kind, body, created_at, expires_at)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE (SELECT COUNT(*) FROM wallet_request
+                WHERE npub = ?2 AND outcome IS NULL AND expires_at > ?5) < ?7
+             ON CONFLICT DO NOTHING",
+            params![
+                request.id,
+                request.npub,
+                request.kind,
+                request.body,
+                request.created_at,
+                request.expires_at,
+                MAX_WAITING
+            ],
+        )
+        .one_or_conflict(Conflict::TooMany),
+    );
+    draft.next_rev();
+    draft.push(Statement::write(
+        concat!("UPDATE agent SET desired_rev = ", rev!(), " WHERE npub = ?1"),
+        params![request.npub],
+    ));
+    if let Some(audit) = audit {
+        draft.push(audit.statement());
+    }
+    draft.write(store).await.map(|_| ())
 }
 
 /// Unanswered requests of an agent that have not expired.
 pub async fn waiting(store: &Store, npub: Npub, now: UnixMs) -> Result<Vec<WalletRequest>> {
-    todo!()
+    let sql = concat!(
+        request_columns!(),
+        " WHERE npub = ?1 AND outcome IS NULL AND expires_at > ?2 ORDER BY created_at LIMIT ?3"
+    );
+    store.rows("read wallet requests", sql, params![npub, now, MAX_WAITING], request_row).await
 }
 
 /// Answers under the fence. `Conflict::NotFound` when it was answered or deleted before.
@@ -49,13 +93,44 @@ pub async fn answer(
     id: &str,
     answer: Answer,
 ) -> Result<()> {
-    todo!()
+    let (outcome, answer) = match answer {
+        Answer::Done(answer) => ("done", answer),
+        Answer::Failed(why) => ("failed", why),
+    };
+    let mut draft = Draft::hosted("answer a wallet request", fence, npub, generation);
+    draft.push(
+        Statement::write(
+            "UPDATE wallet_request SET outcome = ?3, answer = ?4
+             WHERE request_id = ?2 AND npub = ?1 AND outcome IS NULL",
+            params![npub, id.to_owned(), outcome, answer],
+        )
+        .one_or_conflict(Conflict::NotFound),
+    );
+    draft.write(store).await.map(|_| ())
 }
 
 pub async fn get(store: &Store, npub: Npub, id: &str) -> Result<Option<WalletRequest>> {
-    todo!()
+    let sql = concat!(request_columns!(), " WHERE npub = ?1 AND request_id = ?2");
+    store.row("read a wallet request", sql, params![npub, id.to_owned()], request_row).await
 }
 
 pub async fn purge(store: &Store, now: UnixMs) -> Result<u64> {
-    todo!()
+    let statement = Statement::write("DELETE FROM wallet_request WHERE expires_at <= ?1", params![now]);
+    store.change("purge wallet requests", statement).await
+}
+
+fn request_row(row: &mut Columns) -> Result<WalletRequest> {
+    let (id, npub, kind, body) = (row.get()?, row.get()?, row.get()?, row.get()?);
+    let (created_at, expires_at) = (row.get()?, row.get()?);
+    let done: Option<bool> = row.parse_opt(|outcome| match outcome {
+        "done" => Some(true),
+        "failed" => Some(false),
+        _ => None,
+    })?;
+    let answer = match done {
+        None => None,
+        Some(true) => Some(Answer::Done(row.get()?)),
+        Some(false) => Some(Answer::Failed(row.get()?)),
+    };
+    Ok(WalletRequest { id, npub, kind, body, created_at, expires_at, answer })
 }
