@@ -93,17 +93,7 @@ impl LocalSigner {
     }
 
     fn nip44_open(&self, peer: &Npub, ciphertext: &str) -> Result<String, SignerError> {
-        if ciphertext.len() > MAX_PAYLOAD {
-            return Err(SignerError::Cipher("the NIP-44 payload is too large"));
-        }
-        let bytes = STANDARD.decode(ciphertext).map_err(|_| SignerError::Cipher("the NIP-44 payload is not base64"))?;
-        if bytes.first() != Some(&2) {
-            return Err(SignerError::Cipher("the NIP-44 payload is not version 2"));
-        }
-        let key = self.conversation(peer)?;
-        let text =
-            v2::decrypt_to_bytes(&key, &bytes).map_err(|_| SignerError::Cipher("the NIP-44 payload does not open"))?;
-        String::from_utf8(text).map_err(|_| SignerError::Cipher("the NIP-44 plaintext is not a text"))
+        open_payload(&self.conversation(peer)?, ciphertext)
     }
 
     /// Opens a message of this key to itself, whatever its form.
@@ -128,6 +118,19 @@ impl LocalSigner {
         nip04::decrypt(self.keys.secret_key(), &public_key(peer), ciphertext)
             .map_err(|_| SignerError::Cipher("the NIP-04 payload does not open"))
     }
+}
+
+fn open_payload(key: &ConversationKey, ciphertext: &str) -> Result<String, SignerError> {
+    if ciphertext.len() > MAX_PAYLOAD {
+        return Err(SignerError::Cipher("the NIP-44 payload is too large"));
+    }
+    let bytes = STANDARD.decode(ciphertext).map_err(|_| SignerError::Cipher("the NIP-44 payload is not base64"))?;
+    if bytes.first() != Some(&2) {
+        return Err(SignerError::Cipher("the NIP-44 payload is not version 2"));
+    }
+    let text =
+        v2::decrypt_to_bytes(key, &bytes).map_err(|_| SignerError::Cipher("the NIP-44 payload does not open"))?;
+    String::from_utf8(text).map_err(|_| SignerError::Cipher("the NIP-44 plaintext is not a text"))
 }
 
 impl Signer for LocalSigner {
@@ -161,3 +164,6 @@ impl fmt::Debug for LocalSigner {
         f.debug_tuple("LocalSigner").field(&self.public_key()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
