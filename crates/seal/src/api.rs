@@ -182,13 +182,22 @@ impl CreateAgent {
             }
         }
         check_wraps(&self.wraps).map_err(|problem| fail("wraps", problem))?;
-        if self.state.is_some() && !self.wraps.iter().any(|wrap| wrap.key == WrapKey::Data) {
-            return Err(fail("wraps", "a state needs the data key's wrap".into()));
+        let has = |key, recipient: &WrapRecipient| {
+            self.wraps.iter().any(|wrap| wrap.key == key && wrap.recipient == *recipient)
+        };
+        let whole = has(WrapKey::Data, &WrapRecipient::Own)
+            && has(WrapKey::View, &WrapRecipient::Data)
+            && has(WrapKey::Inbox, &WrapRecipient::Data)
+            && self.inbox_recipient.is_some();
+        let none = self.wraps.is_empty() && self.inbox_recipient.is_none() && self.state.is_none();
+        // A worker makes all three keys or none: half of them could belong to a state that it cannot read.
+        if whole || none {
+            Ok(())
+        } else {
+            let wanted =
+                "send all of: data key to self, view and inbox key under data, inbox_recipient; or none and no state";
+            Err(fail("wraps", wanted.into()))
         }
-        if self.inbox_recipient.is_some() != self.wraps.iter().any(|wrap| wrap.key == WrapKey::Inbox) {
-            return Err(fail("wraps", "inbox_recipient and the inbox key's wrap belong together".into()));
-        }
-        Ok(())
     }
 }
 

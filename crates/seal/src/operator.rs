@@ -80,3 +80,38 @@ impl fmt::Debug for OperatorKey {
         f.write_str("OperatorKey(…)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nexus_testkit::SeededEntropy;
+
+    #[test]
+    fn an_operator_secret_opens_at_its_own_place_only() {
+        let entropy = SeededEntropy::new(1);
+        let key = OperatorKey::generate(&entropy);
+        let sealed = key.seal("webhook:1", b"whsec", &entropy).unwrap();
+        assert_eq!(key.open("webhook:1", &sealed).unwrap().expose(), b"whsec");
+        assert!(key.open("webhook:2", &sealed).is_err());
+        assert!(OperatorKey::generate(&entropy).open("webhook:1", &sealed).is_err());
+        // The key number is the only part outside the authentication, and means nothing here.
+        for at in (0..sealed.len()).filter(|at| !(1..5).contains(at)) {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(key.open("webhook:1", &changed).is_err(), "byte {at}");
+        }
+        assert_ne!(sealed, key.seal("webhook:1", b"whsec", &entropy).unwrap());
+    }
+
+    #[test]
+    fn the_key_file_reads_back() {
+        let entropy = SeededEntropy::new(2);
+        let key = OperatorKey::generate(&entropy);
+        let sealed = key.seal("x", b"y", &entropy).unwrap();
+        let text = key.expose_text();
+        let same = OperatorKey::parse(&format!("{}\n", text.expose())).unwrap();
+        assert_eq!(same.open("x", &sealed).unwrap().expose(), b"y");
+        assert_eq!(OperatorKey::parse("c2hvcnQ=").unwrap_err(), OperatorError::Key);
+        assert_eq!(format!("{key:?}"), "OperatorKey(…)");
+    }
+}

@@ -53,23 +53,19 @@ pub fn secret_in_text(text: &str) -> Option<FoundSecret> {
     key_in_text(text).or_else(|| mnemonic_in_text(text).then_some(FoundSecret::Mnemonic))
 }
 
+/// Prefix and length of each kind of key, as bech32 text.
+const KEYS: [(&str, usize, FoundSecret); 3] = [
+    ("nsec1", 63, FoundSecret::Nsec),
+    ("ncryptsec1", 162, FoundSecret::Ncryptsec),
+    ("age-secret-key-1", 74, FoundSecret::AgeIdentity),
+];
+
 fn key_in_text(text: &str) -> Option<FoundSecret> {
-    let tokens = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
-    tokens.filter(|token| token.len() >= 50).find_map(|token| {
-        let lower = token.to_ascii_lowercase();
-        [
-            ("nsec1", FoundSecret::Nsec),
-            ("ncryptsec1", FoundSecret::Ncryptsec),
-            ("age-secret-key-1", FoundSecret::AgeIdentity),
-        ]
-        .into_iter()
-        .find_map(|(prefix, found)| {
-            let at = lower.find(prefix)?;
-            // Text may run on after the key: a key has a fixed length.
-            let length = if found == FoundSecret::Ncryptsec { 162 } else { prefix.len() + 58 };
-            let candidate = lower.get(at..at + length)?;
-            CheckedHrpstring::new::<Bech32>(candidate).is_ok().then_some(found)
-        })
+    let lower = text.to_ascii_lowercase();
+    KEYS.into_iter().find_map(|(prefix, length, found)| {
+        // Text may run on before and after the key.
+        let mut candidates = lower.match_indices(prefix).filter_map(|(at, _)| lower.get(at..at + length));
+        candidates.any(|candidate| CheckedHrpstring::new::<Bech32>(candidate).is_ok()).then_some(found)
     })
 }
 

@@ -208,7 +208,7 @@ async fn a_removed_reader_reads_nothing_new() {
     let entropy = &*world.entropy;
     let agent = LocalSigner::generate(Arc::clone(&world.entropy));
     let npub = agent.public_key();
-    let (stays, goes) = (&world.owner, &world.root);
+    let (stays, goes) = (&world.owner, &LocalSigner::generate(Arc::clone(&world.entropy)));
     let mut keys = AgentKeys::generate(npub, entropy);
     let readers = [stays.public_key(), goes.public_key()];
     let mut wraps = keys.wraps(&agent, &readers, None, entropy).await.unwrap();

@@ -14,10 +14,8 @@ pub const GOAL: &str = "learn to juggle five knives";
 pub struct World {
     pub entropy: Arc<dyn Entropy>,
     pub owner: LocalSigner,
-    pub root: LocalSigner,
     pub identity: PoolIdentity,
     pub pool: SignedPool,
-    pub chain: Vec<nostr::event::Event>,
 }
 
 impl World {
@@ -25,9 +23,9 @@ impl World {
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
         let root = LocalSigner::generate(Arc::clone(&entropy));
         let identity = PoolIdentity::generate(&*entropy);
-        let chain = vec![sign_first_pool(&root, "main", &identity, NOW).await.unwrap()];
-        let pool = SignedPool::first_use(&chain, NOW).unwrap();
-        Self { owner: LocalSigner::generate(Arc::clone(&entropy)), entropy, root, identity, pool, chain }
+        let document = sign_first_pool(&root, "main", &identity, NOW).await.unwrap();
+        let pool = SignedPool::first_use(&[document], NOW).unwrap();
+        Self { owner: LocalSigner::generate(Arc::clone(&entropy)), entropy, identity, pool }
     }
 
     pub async fn agent(&self, mnemonic: &Mnemonic, passphrase: &Passphrase) -> CreatedAgent {
