@@ -4,13 +4,23 @@ use nexus_core::lifecycle::Lifecycle;
 use nexus_core::status::{CustodyState, Desired, Hosting, Placement, Purpose, Reason};
 use nexus_core::{AccountId, AgentConfig, Generation, Hash32, Msat, Npub, UnixMs, WorkerId};
 
-use crate::event::NewEvent;
+use crate::batch::params;
+use crate::draft::{Draft, rev};
 use crate::idempotency::Idempotency;
 use crate::tick::NewState;
-use crate::{Audit, Fence, Result, Store};
+use crate::{Audit, Conflict, Result, Statement, Store, StoreError};
+
+mod hosted;
+mod row;
+
+pub use hosted::{Change, Made, change, put_made};
+pub(crate) use row::{agent_columns, agent_row};
 
 /// Most agents of one page.
 pub const MAX_PAGE: u32 = 500;
+/// The pool of every agent whose key is sealed to this installation's pool.
+pub const DEFAULT_POOL: &str = "default";
+const READ: &str = "read an agent";
 
 /// An agent's row: everything but its sealed parts and state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,61 +143,93 @@ pub struct Filter {
     pub limit: u32,
 }
 
-/// A worker's changes to an agent's row. `None` leaves a field; for `reason`, `next_attempt_at` and `next_tick_at`
-/// `Some(None)` clears it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
-    pub custody: Option<CustodyState>,
-    pub lifecycle: Option<Lifecycle>,
-    pub reason: Option<Option<Reason>>,
-    pub next_attempt_at: Option<Option<UnixMs>>,
-    pub next_tick_at: Option<Option<UnixMs>>,
-    pub last_tick_at: Option<UnixMs>,
-    /// Stored with the batch's time.
-    pub balance: Option<Msat>,
-    pub last_quote: Option<Msat>,
-}
-
-/// What a bare caller left out at creation and the worker made at the first start.
-#[derive(Debug, Clone, Default)]
-pub struct Made {
-    pub wraps: Vec<Wrap>,
-    pub inbox_recipient: Option<String>,
-    pub state: Option<NewState>,
-}
-
 /// # Errors
 /// `Conflict::NpubTaken`, `Conflict::NameTaken`, `Conflict::NoAccount`; `Duplicate` when the idempotency key is taken.
 pub async fn create(store: &Store, agent: NewAgent, idempotency: Option<Idempotency>, audit: Audit) -> Result<Agent> {
-    todo!()
+    let mut draft = Draft::new("create an agent");
+    if let Some(idempotency) = idempotency {
+        draft.push(idempotency.statement());
+    }
+    draft.push(
+        Statement::read("SELECT 1 FROM account WHERE account_id = ?1", params![agent.account])
+            .one_or_conflict(Conflict::NoAccount),
+    );
+    draft.push(
+        Statement::read("SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM agent WHERE npub = ?1)", params![agent.npub])
+            .one_or_conflict(Conflict::NpubTaken),
+    );
+    draft.push(name_free(agent.account, agent.npub, &agent.name));
+    draft.next_rev();
+    draft.push(agent.insert_statement()?);
+    draft.push(agent.sealed.insert_statement(agent.npub));
+    for statement in label_statements(agent.npub, &agent.config) {
+        draft.push(statement);
+    }
+    for wrap in &agent.wraps {
+        draft.push(wrap.insert_statement(agent.npub));
+    }
+    if let Some(blob) = agent.state {
+        let state = NewState { version: 1, blob };
+        draft.push(state_statement(agent.npub, Generation(0), &state, agent.created_at));
+    }
+    draft.push(audit.statement());
+    write_and_read(store, draft, agent.npub).await
 }
 
 pub async fn get(store: &Store, npub: Npub) -> Result<Option<Agent>> {
-    todo!()
+    store.row(READ, concat!(agent_columns!(), " WHERE a.npub = ?1"), params![npub], agent_row).await
 }
 
 /// The account's own agent; none for someone else's.
 pub async fn get_owned(store: &Store, account: AccountId, npub: Npub) -> Result<Option<Agent>> {
-    todo!()
+    let sql = concat!(agent_columns!(), " WHERE a.npub = ?1 AND a.account_id = ?2");
+    store.row(READ, sql, params![npub, account], agent_row).await
 }
 
 pub async fn by_name(store: &Store, account: AccountId, name: &str) -> Result<Option<Agent>> {
-    todo!()
+    let sql = concat!(agent_columns!(), " WHERE a.account_id = ?1 AND a.name = ?2");
+    store.row(READ, sql, params![account, name.to_owned()], agent_row).await
 }
 
 /// Whether this npub is hosted here: the relay's question.
 pub async fn is_hosted(store: &Store, npub: Npub) -> Result<bool> {
-    todo!()
+    let sql = "SELECT 1 FROM agent WHERE npub = ?1";
+    Ok(store.row(READ, sql, params![npub], |row| row.get::<i64>()).await?.is_some())
 }
 
 /// One page in npub order.
 pub async fn list(store: &Store, account: AccountId, filter: &Filter) -> Result<Vec<Agent>> {
-    todo!()
+    // One statement for every mixture of filters; the account's index does the work.
+    let sql = concat!(
+        agent_columns!(),
+        " WHERE a.account_id = ?1 AND a.npub > ?2
+            AND (?3 IS NULL OR a.desired = ?3) AND (?4 IS NULL OR a.lifecycle = ?4) AND (?5 IS NULL OR a.region = ?5)
+            AND (?6 IS NULL OR a.name = ?6)
+            AND (?7 IS NULL OR EXISTS
+                (SELECT 1 FROM agent_label l WHERE l.npub = a.npub AND l.label = ?7 AND l.value = ?8))
+          ORDER BY a.npub LIMIT ?9"
+    );
+    let (label, value) = filter.label.clone().unzip();
+    let limit = if filter.limit == 0 { MAX_PAGE } else { filter.limit.min(MAX_PAGE) };
+    let after = filter.after.map_or_else(Vec::new, |npub| npub.as_bytes().to_vec());
+    let params = params![
+        account,
+        after,
+        filter.desired.map(Desired::as_str),
+        filter.lifecycle.map(Lifecycle::as_str),
+        filter.region.clone(),
+        filter.name.clone(),
+        label,
+        value,
+        limit
+    ];
+    store.rows("list agents", sql, params, agent_row).await
 }
 
 /// How many agents the account has.
 pub async fn count(store: &Store, account: AccountId) -> Result<u64> {
-    todo!()
+    let sql = "SELECT COUNT(*) FROM agent WHERE account_id = ?1";
+    Ok(store.row("count agents", sql, params![account], |row| row.get()).await?.unwrap_or(0))
 }
 
 /// Starts or stops. Raises the revision also when nothing changes, so that a repeated call wakes the worker again. A start
@@ -203,7 +245,28 @@ pub async fn set_desired(
     reason: Option<Reason>,
     audit: Audit,
 ) -> Result<Agent> {
-    todo!()
+    let mut draft = Draft::new("start or stop an agent");
+    let (code, text) = reason.map_or((None, None), |reason| (Some(reason.code), Some(reason.text)));
+    let purpose = match desired {
+        Desired::Running => Purpose::Run,
+        Desired::Stopped => Purpose::Service,
+    };
+    draft.next_rev();
+    draft.push(
+        Statement::write(
+            concat!(
+                "UPDATE agent SET desired_rev = ",
+                rev!(),
+                ", desired = ?2, stop_now = ?3, purpose = ?4, reason_code = ?5, reason_text = ?6,
+                  next_attempt_at = CASE WHEN worker_id IS NULL AND ?2 = 'running' THEN ?7 ELSE NULL END, updated_at = ?7
+                 WHERE npub = ?1"
+            ),
+            params![npub, desired.as_str(), stop_now, purpose.as_str(), code, text, audit.at],
+        )
+        .one_or_conflict(Conflict::NoAgent),
+    );
+    draft.push(audit.statement());
+    write_and_read(store, draft, npub).await
 }
 
 /// Replaces name and configuration, if `expected_version` is still the stored one.
@@ -218,7 +281,28 @@ pub async fn set_config(
     config: &AgentConfig,
     audit: Audit,
 ) -> Result<Agent> {
-    todo!()
+    let mut draft = Draft::new("change an agent's configuration");
+    let Some(before) = get(store, npub).await? else { return Err(no_agent(draft.attempted())) };
+    draft.push(name_free(before.account, npub, name));
+    draft.next_rev();
+    draft.push(
+        Statement::write(
+            concat!(
+                "UPDATE agent SET desired_rev = ",
+                rev!(),
+                ", name = ?3, config = ?4, region = ?5, config_version = config_version + 1, updated_at = ?6
+                 WHERE npub = ?1 AND config_version = ?2"
+            ),
+            params![npub, expected_version, name.to_owned(), config_text(config)?, config.region.clone(), audit.at],
+        )
+        .one_or_conflict(Conflict::Version),
+    );
+    draft.push(Statement::write("DELETE FROM agent_label WHERE npub = ?1", params![npub]));
+    for statement in label_statements(npub, config) {
+        draft.push(statement);
+    }
+    draft.push(audit.statement());
+    write_and_read(store, draft, npub).await
 }
 
 /// Stores a newer policy: its version must be above the stored one.
@@ -226,7 +310,27 @@ pub async fn set_config(
 /// # Errors
 /// `Conflict::Version`, `Conflict::NoAgent`.
 pub async fn set_policy(store: &Store, npub: Npub, policy: StoredPolicy, audit: Audit) -> Result<Agent> {
-    todo!()
+    let mut draft = Draft::new("store a policy");
+    draft.push(exists(npub));
+    draft.next_rev();
+    draft.push(
+        Statement::write(
+            concat!(
+                "UPDATE agent SET desired_rev = ",
+                rev!(),
+                ", policy_version = ?2, updated_at = ?3
+                 WHERE npub = ?1 AND (policy_version IS NULL OR policy_version < ?2)"
+            ),
+            params![npub, policy.version, audit.at],
+        )
+        .one_or_conflict(Conflict::Version),
+    );
+    draft.push(Statement::write(
+        "UPDATE agent_sealed SET policy = ?2, policy_version = ?3 WHERE npub = ?1",
+        params![npub, policy.event, policy.version],
+    ));
+    draft.push(audit.statement());
+    write_and_read(store, draft, npub).await
 }
 
 /// Replaces the key sealed to the pool (after re-sealing by the owner's client), and wraps.
@@ -237,7 +341,19 @@ pub async fn set_sealed_key(
     wraps: Vec<Wrap>,
     audit: Audit,
 ) -> Result<Agent> {
-    todo!()
+    let mut draft = Draft::new("replace a sealed key");
+    draft.push(exists(npub));
+    draft.next_rev();
+    draft.push(Statement::write(
+        concat!("UPDATE agent SET desired_rev = ", rev!(), ", updated_at = ?2 WHERE npub = ?1"),
+        params![npub, audit.at],
+    ));
+    draft.push(Statement::write("UPDATE agent_sealed SET sealed_key = ?2 WHERE npub = ?1", params![npub, sealed_key]));
+    for wrap in &wraps {
+        draft.push(wrap.replace_statement(npub));
+    }
+    draft.push(audit.statement());
+    write_and_read(store, draft, npub).await
 }
 
 /// Deletes the agent and all its rows; audit rows stay.
@@ -245,47 +361,211 @@ pub async fn set_sealed_key(
 /// # Errors
 /// `Conflict::Unresolved` while payments are unresolved, unless `forfeit`; `Conflict::NoAgent`.
 pub async fn delete(store: &Store, npub: Npub, forfeit: bool, audit: Audit) -> Result<()> {
-    todo!()
+    let mut draft = Draft::new("delete an agent");
+    draft.push(exists(npub));
+    if !forfeit {
+        draft.push(
+            Statement::read(
+                "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM payment
+                    WHERE npub = ?1 AND state IN ('reserved', 'dispatched', 'pending', 'unknown'))",
+                params![npub],
+            )
+            .one_or_conflict(Conflict::Unresolved),
+        );
+    }
+    for sql in DELETES {
+        draft.push(Statement::write(sql, params![npub]));
+    }
+    draft.push(audit.statement());
+    draft.write(store).await.map(|_| ())
 }
 
 pub async fn sealed(store: &Store, npub: Npub) -> Result<Option<Sealed>> {
-    todo!()
+    let sql = "SELECT mnemonic_encrypted, sealed_key, policy, policy_version, claim, inbox_recipient
+        FROM agent_sealed WHERE npub = ?1";
+    store
+        .row("read an agent's sealed parts", sql, params![npub], |row| {
+            let (mnemonic_encrypted, sealed_key) = (row.get()?, row.get()?);
+            let (event, version): (Option<String>, Option<i64>) = (row.get()?, row.get()?);
+            let policy = event.zip(version).map(|(event, version)| StoredPolicy { version, event });
+            Ok(Sealed { mnemonic_encrypted, sealed_key, policy, claim: row.get()?, inbox_recipient: row.get()? })
+        })
+        .await
 }
 
 pub async fn wraps(store: &Store, npub: Npub) -> Result<Vec<Wrap>> {
-    todo!()
+    let sql = "SELECT wrapped, number, recipient, ciphertext FROM agent_wrap
+        WHERE npub = ?1 ORDER BY wrapped, number, recipient";
+    store
+        .rows("read an agent's wraps", sql, params![npub], |row| {
+            Ok(Wrap { key: row.get()?, number: row.get()?, recipient: row.get()?, ciphertext: row.get()? })
+        })
+        .await
 }
 
 pub async fn state(store: &Store, npub: Npub) -> Result<Option<StateBlob>> {
-    todo!()
-}
-
-/// A worker's change of status, with the events that tell it. Returns the events' numbers.
-pub async fn change(
-    store: &Store,
-    fence: Fence,
-    npub: Npub,
-    generation: Generation,
-    at: UnixMs,
-    change: Change,
-    events: Vec<NewEvent>,
-) -> Result<Vec<i64>> {
-    todo!()
-}
-
-/// Stores what the worker made at the first start. Wraps that exist are left.
-pub async fn put_made(
-    store: &Store,
-    fence: Fence,
-    npub: Npub,
-    generation: Generation,
-    at: UnixMs,
-    made: Made,
-) -> Result<()> {
-    todo!()
+    let sql = "SELECT version, generation, blob, at FROM agent_state WHERE npub = ?1";
+    store
+        .row("read an agent's state", sql, params![npub], |row| {
+            Ok(StateBlob { version: row.get()?, generation: row.get()?, blob: row.get()?, at: row.get()? })
+        })
+        .await
 }
 
 /// Makes the heartbeat due now, by the control plane (start, funding).
 pub async fn make_due(store: &Store, npub: Npub, at: UnixMs) -> Result<()> {
-    todo!()
+    let mut draft = Draft::new("make a heartbeat due");
+    draft.next_rev();
+    draft.push(
+        Statement::write(
+            concat!("UPDATE agent SET desired_rev = ", rev!(), ", next_tick_at = ?2 WHERE npub = ?1"),
+            params![npub, at],
+        )
+        .one_or_conflict(Conflict::NoAgent),
+    );
+    draft.write(store).await.map(|_| ())
+}
+
+/// Everything that hangs off an agent, the rows that others point at last.
+const DELETES: [&str; 14] = [
+    "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1)",
+    "DELETE FROM tick WHERE npub = ?1",
+    "DELETE FROM inbox WHERE npub = ?1",
+    "DELETE FROM budget WHERE npub = ?1",
+    "DELETE FROM payment WHERE npub = ?1",
+    "DELETE FROM event WHERE npub = ?1",
+    "DELETE FROM publication WHERE npub = ?1",
+    "DELETE FROM wallet_request WHERE npub = ?1",
+    "DELETE FROM provider_score WHERE npub = ?1",
+    "DELETE FROM agent_label WHERE npub = ?1",
+    "DELETE FROM agent_wrap WHERE npub = ?1",
+    "DELETE FROM agent_state WHERE npub = ?1",
+    "DELETE FROM agent_sealed WHERE npub = ?1",
+    "DELETE FROM agent WHERE npub = ?1",
+];
+
+impl NewAgent {
+    fn insert_statement(&self) -> Result<Statement> {
+        let (code, text) = self.reason.clone().map_or((None, None), |reason| (Some(reason.code), Some(reason.text)));
+        Ok(Statement::write(
+            concat!(
+                "INSERT INTO agent (npub, account_id, name, config, config_version, region, pool, reader_version, desired,
+                    desired_rev, stop_now, custody, lifecycle, lifecycle_since, hosting, placement, purpose, generation,
+                    reason_code, reason_text, policy_version, event_seq, event_head, pruned_seq, pruned_head,
+                    created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, 0, 'stopped', ",
+                rev!(),
+                ", 0, ?7, 'spawning', ?8, ?9, 'unplaced', 'service', 0, ?10, ?11, ?12, 0, ?13, 0, ?13, ?8, ?8)"
+            ),
+            params![
+                self.npub,
+                self.account,
+                self.name.clone(),
+                config_text(&self.config)?,
+                self.config.region.clone(),
+                DEFAULT_POOL,
+                CustodyState::Ready.as_str(),
+                self.created_at,
+                self.hosting.as_str(),
+                code,
+                text,
+                self.sealed.policy.as_ref().map(|policy| policy.version),
+                crate::event::genesis(self.npub)
+            ],
+        ))
+    }
+}
+
+impl Sealed {
+    fn insert_statement(&self, npub: Npub) -> Statement {
+        let (policy, version) =
+            self.policy.clone().map_or((None, None), |policy| (Some(policy.event), Some(policy.version)));
+        Statement::write(
+            "INSERT INTO agent_sealed (npub, mnemonic_encrypted, sealed_key, policy, policy_version, claim,
+                inbox_recipient)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                npub,
+                self.mnemonic_encrypted.clone(),
+                self.sealed_key.clone(),
+                policy,
+                version,
+                self.claim.clone(),
+                self.inbox_recipient.clone()
+            ],
+        )
+    }
+}
+
+impl Wrap {
+    /// One that exists is left.
+    fn insert_statement(&self, npub: Npub) -> Statement {
+        Statement::write(
+            "INSERT INTO agent_wrap (npub, wrapped, number, recipient, ciphertext) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO NOTHING",
+            self.params(npub),
+        )
+    }
+
+    fn replace_statement(&self, npub: Npub) -> Statement {
+        Statement::write(
+            "INSERT INTO agent_wrap (npub, wrapped, number, recipient, ciphertext) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (npub, wrapped, number, recipient) DO UPDATE SET ciphertext = excluded.ciphertext",
+            self.params(npub),
+        )
+    }
+
+    fn params(&self, npub: Npub) -> Vec<crate::Value> {
+        params![npub, self.key.clone(), self.number, self.recipient.clone(), self.ciphertext.clone()]
+    }
+}
+
+/// Stores the state that follows the stored one: version 1 for the first, else one more. `Conflict::Version` otherwise.
+pub(crate) fn state_statement(npub: Npub, generation: Generation, state: &NewState, at: UnixMs) -> Statement {
+    Statement::write(
+        "INSERT INTO agent_state (npub, version, generation, blob, at) SELECT ?1, ?2, ?3, ?4, ?5
+         WHERE ?2 = 1 OR EXISTS (SELECT 1 FROM agent_state WHERE npub = ?1)
+         ON CONFLICT (npub) DO UPDATE SET version = excluded.version, generation = excluded.generation,
+            blob = excluded.blob, at = excluded.at
+         WHERE agent_state.version = excluded.version - 1",
+        params![npub, state.version, generation, state.blob.clone(), at],
+    )
+    .one_or_conflict(Conflict::Version)
+}
+
+fn exists(npub: Npub) -> Statement {
+    Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![npub]).one_or_conflict(Conflict::NoAgent)
+}
+
+fn name_free(account: AccountId, npub: Npub, name: &str) -> Statement {
+    Statement::read(
+        "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM agent WHERE account_id = ?1 AND name = ?3 AND npub <> ?2)",
+        params![account, npub, name.to_owned()],
+    )
+    .one_or_conflict(Conflict::NameTaken)
+}
+
+fn label_statements(npub: Npub, config: &AgentConfig) -> Vec<Statement> {
+    let insert = |(label, value): (&String, &String)| {
+        Statement::write(
+            "INSERT INTO agent_label (npub, label, value) VALUES (?1, ?2, ?3)",
+            params![npub, label.clone(), value.clone()],
+        )
+    };
+    config.labels.iter().map(insert).collect()
+}
+
+fn config_text(config: &AgentConfig) -> Result<String> {
+    serde_json::to_string(config)
+        .map_err(|error| StoreError::Corrupt { attempted: "write a configuration", what: error.to_string() })
+}
+
+const fn no_agent(attempted: &'static str) -> StoreError {
+    StoreError::Conflict { attempted, conflict: Conflict::NoAgent }
+}
+
+async fn write_and_read(store: &Store, draft: Draft, npub: Npub) -> Result<Agent> {
+    let attempted = draft.attempted();
+    draft.write(store).await?;
+    get(store, npub).await?.ok_or(no_agent(attempted))
 }

@@ -1,5 +1,6 @@
 //! One SQLite connection: groups of batches in, a verdict for each out.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -297,7 +298,14 @@ fn refusal(batch: &Batch, statement: &Statement, output: &Output) -> Option<Stor
 }
 
 fn run_statement(connection: &Connection, statement: &Statement) -> rusqlite::Result<Output> {
-    let mut prepared = connection.prepare_cached(&statement.sql)?;
+    match &statement.sql {
+        Cow::Borrowed(sql) => step(&mut *connection.prepare_cached(sql)?, statement),
+        // Made to measure: keeping it would push out the ones that come back.
+        Cow::Owned(sql) => step(&mut connection.prepare(sql)?, statement),
+    }
+}
+
+fn step(prepared: &mut rusqlite::Statement<'_>, statement: &Statement) -> rusqlite::Result<Output> {
     if prepared.parameter_count() != statement.params.len() {
         return Err(rusqlite::Error::InvalidParameterCount(statement.params.len(), prepared.parameter_count()));
     }

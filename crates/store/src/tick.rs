@@ -4,13 +4,23 @@ use nexus_core::trigger::Trigger;
 use nexus_core::{Generation, Msat, Npub, TickId, UnixMs};
 
 use crate::agent::Change;
+use crate::batch::params;
+use crate::draft::Draft;
 use crate::event::NewEvent;
 use crate::inbox::Item;
 use crate::journal::Record;
-use crate::{Fence, Result, Side, Store};
+use crate::row::Columns;
+use crate::{Conflict, Fence, Result, Side, Statement, Store, Verdict, agent, inbox, journal};
 
 /// Most ticks of one page.
 pub const MAX_PAGE: u32 = 200;
+
+macro_rules! tick_columns {
+    () => {
+        "SELECT tick_id, npub, cause, status, reason, generation, started_at, ended_at, cost_msat, actions, steps, sealed
+         FROM tick"
+    };
+}
 
 /// How far a tick got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +128,25 @@ pub struct OpenTick {
 /// `Stale`; `Conflict::TickOpen` when the agent has an open tick; `Conflict::InboxGone` when a row was claimed or
 /// handled before; conflicts of side effects. In each case nothing was changed.
 pub async fn begin(store: &Store, begin: Begin) -> Result<Vec<i64>> {
-    todo!()
+    let Begin { fence, npub, generation, tick, trigger, at, inbox, records, events, side } = begin;
+    let mut draft = Draft::hosted("begin a tick", fence, npub, generation);
+    draft.push(
+        Statement::write(
+            "INSERT INTO tick (tick_id, npub, cause, status, generation, started_at, cost_msat, actions, steps)
+             VALUES (?1, ?2, ?3, 'open', ?4, ?5, 0, '[]', '[]') ON CONFLICT DO NOTHING",
+            params![tick, npub, trigger.to_string(), generation, at],
+        )
+        .one_or_conflict(Conflict::TickOpen),
+    );
+    for id in inbox {
+        draft.push(inbox::claim_statement(npub, id, tick));
+    }
+    for record in records {
+        draft.push(record.statement(tick, generation));
+    }
+    draft.sides(&side, npub, generation, Some(tick), at)?;
+    draft.events(npub, &events);
+    draft.write(store).await
 }
 
 /// Returns the numbers of appended events.
@@ -127,43 +155,150 @@ pub async fn begin(store: &Store, begin: Begin) -> Result<Vec<i64>> {
 /// `Stale`; `Conflict::TickNotOpen` (it was committed before: read it back); `Conflict::Version` when the stored state
 /// is not the one that this tick read. In each case nothing was changed.
 pub async fn commit(store: &Store, commit: Commit) -> Result<Vec<i64>> {
-    todo!()
+    let Commit { fence, npub, generation, tick, at, .. } = commit;
+    let mut draft = Draft::hosted("commit a tick", fence, npub, generation);
+    draft.push(commit.close_statement());
+    if let Some(state) = &commit.state {
+        draft.push(agent::state_statement(npub, generation, state, at));
+    }
+    draft.push(Statement::write("DELETE FROM journal WHERE tick_id = ?1", params![tick]));
+    draft.push(inbox::handled_statement(npub, tick));
+    draft.push(commit.change.statement(npub, at));
+    draft.sides(&commit.side, npub, generation, Some(tick), at)?;
+    draft.events(npub, &commit.events);
+    draft.write(store).await
 }
 
 pub async fn skip(store: &Store, skip: Skip) -> Result<Vec<i64>> {
-    todo!()
+    let Skip { fence, npub, generation, tick, trigger, at, reason, discard, change, events } = skip;
+    let mut draft = Draft::hosted("skip a tick", fence, npub, generation);
+    draft.push(
+        Statement::write(
+            "INSERT INTO tick (tick_id, npub, cause, status, reason, generation, started_at, ended_at, cost_msat, actions,
+                steps)
+             VALUES (?1, ?2, ?3, 'skipped', ?4, ?5, ?6, ?6, 0, '[]', '[]') ON CONFLICT DO NOTHING",
+            params![tick, npub, trigger.to_string(), reason.clone(), generation, at],
+        )
+        .one_or(Verdict::Duplicate),
+    );
+    for id in discard {
+        draft.push(inbox::settle_statement(npub, id, reason.clone()));
+    }
+    draft.push(change.statement(npub, at));
+    draft.events(npub, &events);
+    draft.write(store).await
 }
 
 /// The open tick of an agent with its journal and inbox rows.
 pub async fn open(store: &Store, npub: Npub) -> Result<Option<OpenTick>> {
-    todo!()
+    let sql = concat!(tick_columns!(), " WHERE npub = ?1 AND status = 'open'");
+    let Some(tick) = store.row("find the open tick", sql, params![npub], tick_row).await? else { return Ok(None) };
+    let records = journal::load(store, tick.id).await?;
+    let inbox = inbox::claimed(store, npub, tick.id).await?;
+    Ok(Some(OpenTick { tick, records, inbox }))
 }
 
 /// Newest first, started before the tick `before`.
 pub async fn list(store: &Store, npub: Npub, before: Option<TickId>, limit: u32) -> Result<Vec<Tick>> {
-    todo!()
+    let sql = concat!(tick_columns!(), " WHERE npub = ?1 AND tick_id < ?2 ORDER BY tick_id DESC LIMIT ?3");
+    let before = before.map_or_else(|| vec![0xff; 17], |tick| tick.as_bytes().to_vec());
+    store.rows("list ticks", sql, params![npub, before, limit.min(MAX_PAGE)], tick_row).await
 }
 
 pub async fn get(store: &Store, npub: Npub, tick: TickId) -> Result<Option<Tick>> {
-    todo!()
+    let sql = concat!(tick_columns!(), " WHERE tick_id = ?1 AND npub = ?2");
+    store.row("read a tick", sql, params![tick, npub], tick_row).await
 }
 
 /// Ticks that really ran (not skipped) since `since`: for the hourly limit.
 pub async fn count_since(store: &Store, npub: Npub, since: UnixMs) -> Result<u32> {
-    todo!()
+    let sql =
+        "SELECT COUNT(*) FROM tick WHERE npub = ?1 AND tick_id >= ?2 AND started_at >= ?3 AND status <> 'skipped'";
+    let count = store.row("count ticks", sql, params![npub, floor(since), since], |row| row.get()).await?;
+    Ok(count.unwrap_or(0))
 }
 
 /// Spent by ticks since `since`, and the earliest of them: for the runway.
 pub async fn spent_since(store: &Store, npub: Npub, since: UnixMs) -> Result<(Msat, Option<UnixMs>)> {
-    todo!()
+    let sql = "SELECT CAST(COALESCE(SUM(cost_msat), 0) AS BIGINT), MIN(started_at) FROM tick
+        WHERE npub = ?1 AND tick_id >= ?2 AND started_at >= ?3 AND status <> 'skipped'";
+    let params = params![npub, floor(since), since];
+    let spent = store.row("sum up spending", sql, params, |row| Ok((row.get()?, row.get()?))).await?;
+    Ok(spent.unwrap_or((Msat::ZERO, None)))
 }
 
 /// When the last tick was committed.
 pub async fn last_committed(store: &Store, npub: Npub) -> Result<Option<Tick>> {
-    todo!()
+    let sql = concat!(
+        tick_columns!(),
+        " WHERE npub = ?1 AND status IN ('completed', 'failed') ORDER BY tick_id DESC LIMIT 1"
+    );
+    store.row("find the last tick", sql, params![npub], tick_row).await
 }
 
 /// Deletes closed ticks that started before `before`. Returns how many.
 pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
-    todo!()
+    let sql = "DELETE FROM tick WHERE tick_id IN
+        (SELECT tick_id FROM tick WHERE tick_id < ?1 AND status <> 'open' ORDER BY tick_id LIMIT ?2)";
+    store.change("purge ticks", Statement::write(sql, params![floor(before), limit])).await
+}
+
+impl TickStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Open, Self::Completed, Self::Failed, Self::Skipped].into_iter().find(|status| status.as_str() == text)
+    }
+}
+
+impl Commit {
+    fn close_statement(&self) -> Statement {
+        let status = if self.failed.is_some() { TickStatus::Failed } else { TickStatus::Completed };
+        Statement::write(
+            "UPDATE tick SET status = ?3, reason = ?4, ended_at = ?5, cost_msat = ?6, actions = ?7, steps = ?8, sealed = ?9
+             WHERE tick_id = ?1 AND npub = ?2 AND status = 'open'",
+            params![
+                self.tick,
+                self.npub,
+                status.as_str(),
+                self.failed.clone(),
+                self.at,
+                self.cost,
+                self.actions.clone(),
+                self.steps.clone(),
+                self.sealed.clone()
+            ],
+        )
+        .one_or_conflict(Conflict::TickNotOpen)
+    }
+}
+
+/// The smallest tick id of a moment: ids begin with their milliseconds (RFC 9562, UUIDv7), so they are an index by time.
+fn floor(at: UnixMs) -> Vec<u8> {
+    let ms = u64::try_from(at.0).unwrap_or(0);
+    ms.to_be_bytes().into_iter().skip(2).chain([0; 10]).collect()
+}
+
+fn tick_row(row: &mut Columns) -> Result<Tick> {
+    Ok(Tick {
+        id: row.get()?,
+        npub: row.get()?,
+        trigger: row.parse(|text| text.parse().ok())?,
+        status: row.parse(TickStatus::parse)?,
+        reason: row.get()?,
+        generation: row.get()?,
+        started_at: row.get()?,
+        ended_at: row.get()?,
+        cost: row.get()?,
+        actions: row.get()?,
+        steps: row.get()?,
+        sealed: row.get()?,
+    })
 }

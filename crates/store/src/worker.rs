@@ -1,13 +1,24 @@
 //! Workers: registration, beats, fences.
 
-use nexus_core::status::Purpose;
+use nexus_core::status::{Placement, Purpose};
 use nexus_core::{Generation, Npub, UnixMs, WorkerId};
 
-use crate::agent::Agent;
-use crate::{Fence, Result, Store};
+use crate::agent::{Agent, agent_columns, agent_row};
+use crate::batch::params;
+use crate::draft::{Draft, rev};
+use crate::row::Columns;
+use crate::{Batch, Conflict, Fence, Result, Statement, Store, Verdict};
 
 /// Agents told in one beat at most; the rest comes with the next.
 pub const MAX_CHANGED: u32 = 1_000;
+/// Agents that share one revision at most, so that a beat's page always holds one whole revision.
+pub(crate) const MAX_TOGETHER: u32 = 500;
+
+macro_rules! worker_columns {
+    () => {
+        "SELECT worker_id, region, pool, capacity, version, incarnation, beat, draining, dead, seen_at FROM worker"
+    };
+}
 
 /// A worker as it introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +59,32 @@ pub struct Changed {
     pub rev: i64,
 }
 
-/// Boot: a new incarnation, so that every write of an earlier one is stale.
+/// Boot: a new incarnation, so that every write of an earlier one is stale. Agents that are still placed on this worker
+/// stay with it at their next generation: it is the heir of what it was.
 pub async fn register(store: &Store, worker: NewWorker, now: UnixMs) -> Result<Fence> {
-    todo!()
+    let attempted = "register a worker";
+    let mut batch = Batch::new(attempted);
+    batch.push(Statement::write(
+        "INSERT INTO worker (worker_id, region, pool, capacity, version, incarnation, beat, draining, dead, seen_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, 1, 0, 0, 0, ?6)
+         ON CONFLICT (worker_id) DO UPDATE SET region = excluded.region, pool = excluded.pool,
+            capacity = excluded.capacity, version = excluded.version, incarnation = worker.incarnation + 1,
+            beat = worker.beat + 1, draining = 0, dead = 0, seen_at = excluded.seen_at",
+        params![worker.id, worker.region, worker.pool, worker.capacity, worker.version, now],
+    ));
+    batch.push(Statement::write(
+        "INSERT INTO worker_fence (worker_id, incarnation)
+         SELECT worker_id, incarnation FROM worker WHERE worker_id = ?1
+         ON CONFLICT (worker_id) DO UPDATE SET incarnation = excluded.incarnation",
+        params![worker.id],
+    ));
+    let sql = "SELECT incarnation FROM worker WHERE worker_id = ?1";
+    batch.push(Statement::read(sql, params![worker.id]).one_or_conflict(Conflict::NoWorker));
+    let mut outputs = store.write(batch).await?;
+    let row = outputs.pop().and_then(|mut output| output.rows.pop()).unwrap_or_default();
+    let fence = Fence { worker: worker.id, incarnation: row.columns(attempted).get()? };
+    while renew_some(store, fence).await? == u64::from(MAX_TOGETHER) {}
+    Ok(fence)
 }
 
 /// One beat; returns the agents whose revision is above `applied`, in the order of their revisions.
@@ -58,23 +92,111 @@ pub async fn register(store: &Store, worker: NewWorker, now: UnixMs) -> Result<F
 /// # Errors
 /// `Stale` when this incarnation was replaced or declared dead: drop all agents, register again.
 pub async fn beat(store: &Store, fence: Fence, applied: i64, now: UnixMs) -> Result<Vec<Changed>> {
-    todo!()
+    let mut batch = Batch::fenced("beat", fence);
+    batch.push(
+        Statement::write(
+            "UPDATE worker SET beat = beat + 1, seen_at = ?3 WHERE worker_id = ?1 AND incarnation = ?2 AND dead = 0",
+            params![fence.worker, fence.incarnation, now],
+        )
+        .one_or(Verdict::Stale),
+    );
+    batch.push(Statement::read(
+        "SELECT npub, worker_id, generation, purpose, desired_rev FROM
+            (SELECT npub, worker_id, generation, purpose, desired_rev FROM agent
+                WHERE worker_id = ?1 AND desired_rev > ?2
+             UNION ALL
+             SELECT npub, worker_id, generation, purpose, desired_rev FROM agent
+                WHERE prev_worker_id = ?1 AND desired_rev > ?2 AND (worker_id IS NULL OR worker_id <> ?1)) changed
+         ORDER BY desired_rev, npub LIMIT ?3",
+        params![fence.worker, applied, MAX_CHANGED + 1],
+    ));
+    let outputs = store.write(batch).await?;
+    let rows = outputs.into_iter().nth(1).map(|output| output.rows).unwrap_or_default();
+    let changed = rows.into_iter().map(|row| changed_row(&mut row.columns("beat"))).collect::<Result<_>>()?;
+    Ok(whole_revisions(changed))
 }
 
 /// Every agent that is placed on this worker now, in npub order: at boot, and after a lost beat.
 pub async fn hosted(store: &Store, worker: WorkerId) -> Result<Vec<Agent>> {
-    todo!()
+    let sql = concat!(agent_columns!(), " WHERE a.worker_id = ?1 ORDER BY a.npub");
+    store.rows("list a worker's agents", sql, params![worker], agent_row).await
 }
 
 /// Says that it hands its agents over, or that it takes them again.
 pub async fn set_draining(store: &Store, fence: Fence, draining: bool) -> Result<()> {
-    todo!()
+    let mut batch = Batch::fenced("drain a worker", fence);
+    batch.push(
+        Statement::write("UPDATE worker SET draining = ?2 WHERE worker_id = ?1", params![fence.worker, draining])
+            .one_or(Verdict::Stale),
+    );
+    let placement = if draining { Placement::Draining } else { Placement::Placed };
+    batch.push(Statement::write(
+        "UPDATE agent SET placement = ?2 WHERE worker_id = ?1",
+        params![fence.worker, placement.as_str()],
+    ));
+    store.write(batch).await.map(|_| ())
 }
 
 pub async fn list(store: &Store) -> Result<Vec<Worker>> {
-    todo!()
+    store
+        .rows("list workers", concat!(worker_columns!(), " ORDER BY worker_id LIMIT 10000"), params![], worker_row)
+        .await
 }
 
 pub async fn get(store: &Store, id: WorkerId) -> Result<Option<Worker>> {
-    todo!()
+    store.row("read a worker", concat!(worker_columns!(), " WHERE worker_id = ?1"), params![id], worker_row).await
+}
+
+/// Raises the generation of some agents that an earlier incarnation held, in npub order. Returns how many.
+async fn renew_some(store: &Store, fence: Fence) -> Result<u64> {
+    let mut draft = Draft::new("take over an earlier incarnation's agents");
+    draft.lock_fence(fence.worker);
+    draft.next_rev();
+    draft.push(Statement::write(
+        concat!(
+            "UPDATE agent SET generation = generation + 1, placed_incarnation = ?2, placement = 'placed', desired_rev = ",
+            rev!(),
+            " WHERE worker_id = ?1 AND npub IN (SELECT npub FROM agent
+                WHERE worker_id = ?1 AND (placed_incarnation IS NULL OR placed_incarnation <> ?2)
+                ORDER BY npub LIMIT ?3)"
+        ),
+        params![fence.worker, fence.incarnation, MAX_TOGETHER],
+    ));
+    let outputs = store.write(draft.into_batch()).await?;
+    Ok(outputs.last().map_or(0, |output| output.affected))
+}
+
+fn changed_row(row: &mut Columns) -> Result<Changed> {
+    Ok(Changed {
+        npub: row.get()?,
+        worker: row.get()?,
+        generation: row.get()?,
+        purpose: row.parse(Purpose::parse)?,
+        rev: row.get()?,
+    })
+}
+
+fn worker_row(row: &mut Columns) -> Result<Worker> {
+    Ok(Worker {
+        id: row.get()?,
+        region: row.get()?,
+        pool: row.get()?,
+        capacity: row.get()?,
+        version: row.get()?,
+        incarnation: row.get()?,
+        beat: row.get()?,
+        draining: row.get()?,
+        dead: row.get()?,
+        seen_at: row.get()?,
+    })
+}
+
+/// Cuts a page that was full before its last revision, so that `applied` never skips an agent of it.
+fn whole_revisions(mut changed: Vec<Changed>) -> Vec<Changed> {
+    if changed.len() > MAX_CHANGED as usize
+        && let Some(last) = changed.last().map(|agent| agent.rev)
+    {
+        changed.retain(|agent| agent.rev < last);
+    }
+    changed
 }

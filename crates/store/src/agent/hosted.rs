@@ -1,0 +1,116 @@
+//! What a worker changes of an agent that it holds: status, balance, schedule, and what it made at the first start.
+
+use nexus_core::lifecycle::Lifecycle;
+use nexus_core::status::{CustodyState, Reason};
+use nexus_core::{Generation, Msat, Npub, UnixMs};
+
+use super::{Wrap, state_statement};
+use crate::batch::params;
+use crate::draft::Draft;
+use crate::event::NewEvent;
+use crate::tick::NewState;
+use crate::{Conflict, Fence, Result, Statement, Store};
+
+/// A worker's changes to an agent's row. `None` leaves a field; for `reason`, `next_attempt_at` and `next_tick_at`
+/// `Some(None)` clears it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    pub custody: Option<CustodyState>,
+    pub lifecycle: Option<Lifecycle>,
+    pub reason: Option<Option<Reason>>,
+    pub next_attempt_at: Option<Option<UnixMs>>,
+    pub next_tick_at: Option<Option<UnixMs>>,
+    pub last_tick_at: Option<UnixMs>,
+    /// Stored with the batch's time.
+    pub balance: Option<Msat>,
+    pub last_quote: Option<Msat>,
+}
+
+/// What a bare caller left out at creation and the worker made at the first start.
+#[derive(Debug, Clone, Default)]
+pub struct Made {
+    pub wraps: Vec<Wrap>,
+    pub inbox_recipient: Option<String>,
+    pub state: Option<NewState>,
+}
+
+/// A worker's change of status, with the events that tell it. Returns the events' numbers.
+pub async fn change(
+    store: &Store,
+    fence: Fence,
+    npub: Npub,
+    generation: Generation,
+    at: UnixMs,
+    change: Change,
+    events: Vec<NewEvent>,
+) -> Result<Vec<i64>> {
+    let mut draft = Draft::hosted("change an agent's status", fence, npub, generation);
+    draft.push(change.statement(npub, at));
+    draft.events(npub, &events);
+    draft.write(store).await
+}
+
+/// Stores what the worker made at the first start. Wraps that exist are left.
+pub async fn put_made(
+    store: &Store,
+    fence: Fence,
+    npub: Npub,
+    generation: Generation,
+    at: UnixMs,
+    made: Made,
+) -> Result<()> {
+    let mut draft = Draft::hosted("store what was made at the first start", fence, npub, generation);
+    for wrap in &made.wraps {
+        draft.push(wrap.insert_statement(npub));
+    }
+    if let Some(recipient) = made.inbox_recipient {
+        draft.push(Statement::write(
+            "UPDATE agent_sealed SET inbox_recipient = COALESCE(inbox_recipient, ?2) WHERE npub = ?1",
+            params![npub, recipient],
+        ));
+    }
+    if let Some(state) = made.state {
+        draft.push(state_statement(npub, generation, &state, at));
+    }
+    draft.write(store).await.map(|_| ())
+}
+
+impl Change {
+    /// One statement for every mixture of fields, so that it stays prepared.
+    pub(crate) fn statement(&self, npub: Npub, at: UnixMs) -> Statement {
+        let reason = self.reason.clone();
+        let (code, text) = reason.clone().flatten().map_or((None, None), |said| (Some(said.code), Some(said.text)));
+        Statement::write(
+            "UPDATE agent SET updated_at = ?2,
+                custody = COALESCE(?3, custody),
+                lifecycle_since = CASE WHEN ?4 IS NULL OR ?4 = lifecycle THEN lifecycle_since ELSE ?2 END,
+                lifecycle = COALESCE(?4, lifecycle),
+                reason_code = CASE WHEN ?5 = 1 THEN ?6 ELSE reason_code END,
+                reason_text = CASE WHEN ?5 = 1 THEN ?7 ELSE reason_text END,
+                next_attempt_at = CASE WHEN ?8 = 1 THEN ?9 ELSE next_attempt_at END,
+                next_tick_at = CASE WHEN ?10 = 1 THEN ?11 ELSE next_tick_at END,
+                last_tick_at = COALESCE(?12, last_tick_at),
+                balance_at = CASE WHEN ?13 IS NULL THEN balance_at ELSE ?2 END,
+                balance_msat = COALESCE(?13, balance_msat),
+                last_quote_msat = COALESCE(?14, last_quote_msat)
+             WHERE npub = ?1",
+            params![
+                npub,
+                at,
+                self.custody.map(CustodyState::as_str),
+                self.lifecycle.map(Lifecycle::as_str),
+                reason.is_some(),
+                code,
+                text,
+                self.next_attempt_at.is_some(),
+                self.next_attempt_at.flatten(),
+                self.next_tick_at.is_some(),
+                self.next_tick_at.flatten(),
+                self.last_tick_at,
+                self.balance,
+                self.last_quote
+            ],
+        )
+        .one_or_conflict(Conflict::NoAgent)
+    }
+}
