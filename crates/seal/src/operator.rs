@@ -43,7 +43,7 @@ impl OperatorKey {
 
     /// The key file's text.
     pub fn expose_text(&self) -> SecretText {
-        SecretText::new(STANDARD.encode(&*self.0))
+        SecretText::new(STANDARD.encode(*self.0))
     }
 
     /// Closes a secret for one purpose and place, for example `webhook:<id>`.

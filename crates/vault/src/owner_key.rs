@@ -27,7 +27,7 @@ pub fn encrypt_owner_key(
         salt,
         nonce,
     )
-    .and_then(|sealed| sealed.to_bech32().map_err(Into::into))
+    .and_then(|sealed| sealed.to_bech32())
     .map_err(|_| VaultError::SecretKey)
 }
 

@@ -1,4 +1,5 @@
 //! A key that signs, for documents that tests make.
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails its test")]
 
 use nexus_core::{Npub, UnixMs};
 use nexus_seal::event::npub_of;

@@ -1,4 +1,5 @@
 //! A pool, an owner and a new agent, as a client makes them.
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails its test")]
 
 use std::sync::Arc;
 
