@@ -9,6 +9,9 @@ use url::Url;
 /// Longest prompt that any configuration may accept, in bytes. NIP-44 takes 65,535 bytes of plaintext.
 pub const MAX_PROMPT_BYTES: usize = 60 * 1024;
 
+/// Longest answer that any configuration may give, in bytes: a longer one does not fit an event that relays take.
+pub const MAX_ANSWER_BYTES: usize = 40 * 1024;
+
 /// A provider's whole configuration. Unknown keys are refused; every key has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,6 +31,9 @@ pub struct ProviderConfig {
     pub encryption: Encryption,
     /// Also take requests that name no provider.
     pub open_requests: bool,
+    /// How many of the relays that a request names also get its answers, best effort. The relay pool decides which
+    /// addresses are allowed.
+    pub customer_relays: usize,
     pub limits: Limits,
     /// Where the list of jobs is kept (one file). Required to run.
     pub data_dir: PathBuf,
@@ -46,6 +52,7 @@ impl Default for ProviderConfig {
             payment: Payment::Before,
             encryption: Encryption::Accepted,
             open_requests: false,
+            customer_relays: 2,
             limits: Limits::default(),
             data_dir: PathBuf::new(),
         }
@@ -146,7 +153,7 @@ pub struct Limits {
     /// The most that the backend may take for a job, all attempts together.
     pub job_timeout_ms: u64,
     pub invoice_expiry_s: u32,
-    /// At most one `partial` feedback in this time; 0 turns them off.
+    /// At most one `partial` feedback in this time, at least 200; 0 turns them off.
     pub partial_interval_ms: u64,
     /// How far back requests that were published while the provider was down are taken up, at most a day.
     pub catch_up_s: u32,
@@ -164,7 +171,7 @@ impl Default for Limits {
             per_customer: 16,
             job_timeout_ms: 120_000,
             invoice_expiry_s: 600,
-            partial_interval_ms: 500,
+            partial_interval_ms: 1_000,
             catch_up_s: 3_600,
         }
     }
@@ -188,7 +195,7 @@ impl ProviderConfig {
             (!self.name.is_empty() && self.name.len() <= 128, "name: 1 to 128 bytes"),
             (self.about.len() <= 4_096, "about: at most 4,096 bytes"),
             (in_range(limits.prompt_bytes, 1, MAX_PROMPT_BYTES), "limits.prompt_bytes: 1 to 61,440"),
-            (in_range(limits.answer_bytes, 1, 48 * 1024), "limits.answer_bytes: 1 to 49,152"),
+            (in_range(limits.answer_bytes, 1, MAX_ANSWER_BYTES), "limits.answer_bytes: 1 to 40,960"),
             (in_range(limits.answer_tokens as usize, 1, 1_000_000), "limits.answer_tokens: 1 to 1,000,000"),
             (in_range(limits.concurrency, 1, 1_024), "limits.concurrency: 1 to 1,024"),
             (in_range(limits.queue, 1, 10_000), "limits.queue: 1 to 10,000"),
@@ -196,6 +203,11 @@ impl ProviderConfig {
             (in_range(limits.per_customer, 1, 10_000), "limits.per_customer: 1 to 10,000"),
             ((100..=3_600_000).contains(&limits.job_timeout_ms), "limits.job_timeout_ms: 100 to 3,600,000"),
             ((10..=3_600).contains(&limits.invoice_expiry_s), "limits.invoice_expiry_s: 10 to 3,600"),
+            (
+                limits.partial_interval_ms == 0 || (200..=60_000).contains(&limits.partial_interval_ms),
+                "limits.partial_interval_ms: 0, or 200 to 60,000",
+            ),
+            (self.customer_relays <= 8, "customer_relays: at most 8"),
             (limits.catch_up_s <= 86_400, "limits.catch_up_s: at most 86,400"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {

@@ -24,6 +24,8 @@ const RESULT_KEPT_MS: i64 = 3_600_000;
 const ID_KEPT_MS: i64 = 48 * 3_600_000;
 /// The file is not rewritten below this size, in bytes.
 const REWRITE_AT: u64 = 8 * 1024 * 1024;
+/// Jobs listed at most; refusals stop being listed at half of it.
+const MAX_LISTED: usize = 200_000;
 /// Longest line, in bytes: a request or a result, and a notice.
 const MAX_LINE: u64 = 1024 * 1024;
 
@@ -42,6 +44,8 @@ pub enum LedgerError {
     Known(Hash32),
     #[error("job {0} is not listed")]
     Unknown(Hash32),
+    #[error("more than {MAX_LISTED} jobs are listed")]
+    Full,
     #[error("an earlier write failed; the list of jobs is closed until a restart")]
     Closed,
 }
@@ -94,6 +98,7 @@ impl Ledger {
         let (id, customer) = (event_id(&request), author(&request));
         self.write(move |inner| match inner.jobs.contains_key(&id) {
             true => Err(LedgerError::Known(id)),
+            false if inner.jobs.len() >= MAX_LISTED => Err(LedgerError::Full),
             false => {
                 let request = Some(request);
                 inner.append(Record { job: id, customer, at: now, stage, request, result: None }, true)
@@ -102,12 +107,14 @@ impl Ledger {
         .await
     }
 
-    /// Lists a refusal, so that it is not repeated after a restart. Not forced to disk: it is no loss.
+    /// Lists a refusal, so that it is not repeated after a restart. Not forced to disk, and left out when the list is
+    /// half full: it is no loss.
     pub async fn refuse(&self, request: &Event, now: UnixMs) -> Result<(), LedgerError> {
         let (id, customer) = (event_id(request), author(request));
         let stage = Stage::Closed { how: Closed::Refused };
         self.write(move |inner| match inner.jobs.contains_key(&id) {
             true => Err(LedgerError::Known(id)),
+            false if inner.jobs.len() >= MAX_LISTED / 2 => Ok(()),
             false => inner.append(Record { job: id, customer, at: now, stage, request: None, result: None }, false),
         })
         .await

@@ -123,7 +123,7 @@ pub struct Job {
     /// When it came to its stage.
     pub at: UnixMs,
     pub stage: Stage,
-    /// The signed request, as it came from the wire; dropped when the work is done.
+    /// The signed request, as it came from the wire; dropped when the result is out.
     pub request: Option<Box<Event>>,
     /// The signed result, as it goes over the wire; dropped some time after it was published.
     pub result: Option<Box<Event>>,

@@ -58,8 +58,8 @@ impl Job {
     /// Drops what its stage has no more use for.
     pub(super) fn shed(&mut self) {
         match self.stage {
-            Stage::Accepted | Stage::Invoiced { .. } | Stage::Paid { .. } => self.result = None,
-            Stage::Delivered { .. } | Stage::Published { .. } => self.request = None,
+            Stage::Accepted | Stage::Invoiced { .. } | Stage::Paid { .. } | Stage::Delivered { .. } => {}
+            Stage::Published { .. } => self.request = None,
             Stage::Closed { .. } => {
                 self.request = None;
                 self.result = None;
