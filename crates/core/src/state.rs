@@ -71,6 +71,8 @@ pub struct AgentState {
     pub intent_digest: Option<Hash32>,
     /// The key number that new view-key entries are under.
     pub view_key: u32,
+    /// Digest of the profile and relay lists that were last published.
+    pub profile_digest: Option<Hash32>,
 }
 
 impl std::fmt::Debug for AgentState {

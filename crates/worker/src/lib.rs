@@ -1,1 +1,32 @@
-//! See ARCHITECTURE.md.
+//! The worker: hosts agents, runs their ticks, opens their secrets. It knows no billing and no HTTP API.
+//!
+//! What is done is decided by the pure machines of `nexus-core`; this crate performs it. Effects leave at one boundary
+//! (`perform`), each of them journaled before under a live fence.
+
+mod beat;
+mod config;
+mod decide;
+mod error;
+mod faults;
+mod filter;
+mod funds;
+mod host;
+mod ledger;
+mod market;
+mod perceive;
+mod perform;
+mod profile;
+mod recover;
+mod roster;
+mod run;
+mod tick;
+mod turn;
+mod unlock;
+mod wallet;
+
+pub use config::WorkerConfig;
+pub use error::WorkerError;
+pub use faults::Faults;
+pub use host::WorkerParts;
+pub use run::run;
+pub use wallet::{DevWallets, WalletUnavailable, Wallets};

@@ -1,0 +1,184 @@
+//! From a model's answer to actions: read, judged by the policy, and signed once.
+
+use std::time::Duration;
+
+use nexus_core::action::{Action, parse_answer};
+use nexus_core::policy::{Verdict, judge};
+use nexus_core::tick::{Plan, Planned};
+use nexus_core::trigger::Stimulus;
+use nexus_core::{Npub, UnixMs};
+use nexus_nostr::relay_pool::Interest;
+use nexus_nostr::{Head, gift_wrap, kinds, note, profile as lists};
+use nexus_seal::Signer;
+use nexus_store::agent::Agent;
+use nostr::event::Kind;
+use nostr::filter::Filter;
+
+use crate::error::TurnError;
+use crate::filter::Taken;
+use crate::host::Host;
+use crate::perceive::label;
+use crate::profile::{address, relays, sign, signed};
+use crate::unlock::Opened;
+
+/// How long to look for the relays that a receiver of messages named.
+const RELAY_LOOKUP: Duration = Duration::from_millis(800);
+/// Relays of others that a message goes to, beside our own.
+const MAX_PEER_RELAYS: usize = 4;
+
+/// The actions of a tick and, when the answer was not taken, why.
+pub(crate) struct Decision {
+    pub planned: Vec<Planned>,
+    pub note: Option<String>,
+}
+
+/// Reads, judges and signs. What is asked for but needs an approval is recorded as refused.
+pub(crate) async fn decide(
+    host: &Host,
+    agent: &Agent,
+    opened: &mut Opened,
+    taken: &[Taken],
+    answer: &str,
+) -> Result<Decision, TurnError> {
+    let actions = match parse_answer(answer) {
+        Ok(actions) => actions,
+        Err(why) => return Ok(Decision { planned: Vec::new(), note: Some(why.to_string()) }),
+    };
+    let mut planned = Vec::with_capacity(actions.len());
+    for action in actions {
+        let plan = plan(host, agent, opened, taken, &action).await?;
+        planned.push(Planned { action, plan });
+    }
+    Ok(Decision { planned, note: None })
+}
+
+fn refused(why: &str) -> Plan {
+    Plan::Refused { why: why.to_owned() }
+}
+
+async fn plan(
+    host: &Host,
+    agent: &Agent,
+    opened: &mut Opened,
+    taken: &[Taken],
+    action: &Action,
+) -> Result<Plan, TurnError> {
+    let answered = answered_by(action, taken);
+    let verdict = match opened.policy() {
+        Some(policy) => judge(policy, &opened.owner, action, answered.is_some()),
+        None => return Ok(refused("policy_missing")),
+    };
+    match verdict {
+        Verdict::Refuse(why) => return Ok(refused(why)),
+        Verdict::Ask(why) => return Ok(refused(&format!("approval_needed: {why}"))),
+        Verdict::Allow => {}
+    }
+    let now = host.now();
+    match action {
+        Action::UpdateGoal { .. } | Action::AddMemory { .. } | Action::None => Ok(Plan::Local),
+        Action::Post { text } => {
+            let event = sign(opened, &address(kinds::NOTE), now, |head| note::post(head, text)).await?;
+            Ok(Plan::Publish { events: vec![event], relays: relays(host, agent) })
+        }
+        Action::Reply { text, .. } => match answered {
+            Some(index) => reply(host, agent, opened, &taken[index], text, now).await,
+            None => Ok(refused("no such message to reply to")),
+        },
+        Action::Dm { to, text } => {
+            let legacy = answered.is_some_and(|index| taken[index].stimulus.event_kind == Some(kinds::LEGACY_DM));
+            message(host, agent, opened, to, text, None, legacy, now).await
+        }
+        Action::Zap { .. } => Ok(refused("zaps are not available yet")),
+    }
+}
+
+/// The message of this tick that an action answers.
+fn answered_by(action: &Action, taken: &[Taken]) -> Option<usize> {
+    match action {
+        Action::Reply { to, .. } => (0..taken.len()).find(|index| label(*index) == *to),
+        Action::Dm { to, .. } => taken.iter().position(|taken| is_dm_of(&taken.stimulus, to)),
+        Action::Post { .. }
+        | Action::Zap { .. }
+        | Action::UpdateGoal { .. }
+        | Action::AddMemory { .. }
+        | Action::None => None,
+    }
+}
+
+fn is_dm_of(stimulus: &Stimulus, who: &Npub) -> bool {
+    stimulus.sender.as_ref() == Some(who) && stimulus.trigger == nexus_core::trigger::Trigger::Dm
+}
+
+/// Answers in the form of what is answered: a note in its thread, a message as a message.
+async fn reply(
+    host: &Host,
+    agent: &Agent,
+    opened: &mut Opened,
+    to: &Taken,
+    text: &str,
+    now: UnixMs,
+) -> Result<Plan, TurnError> {
+    let (Some(event), Some(sender)) = (&to.event, to.stimulus.sender) else {
+        return Ok(refused("that message has no address to reply to"));
+    };
+    match event.kind.as_u16() {
+        kinds::LEGACY_DM => message(host, agent, opened, &sender, text, to.stimulus.event_id, true, now).await,
+        kinds::GIFT_WRAP => message(host, agent, opened, &sender, text, to.stimulus.event_id, false, now).await,
+        kind => {
+            let own = host.config.own_relay.clone();
+            let kind = if kind == kinds::NOTE { kinds::NOTE } else { kinds::COMMENT };
+            let parent = event.clone();
+            let event = sign(opened, &address(kind), now, |head| note::answer(head, text, &parent, &own)).await?;
+            Ok(Plan::Publish { events: vec![event], relays: relays(host, agent) })
+        }
+    }
+}
+
+/// A private message: NIP-17, or kind 4 to one who wrote in kind 4.
+#[expect(clippy::too_many_arguments, reason = "one message, all its parts")]
+async fn message(
+    host: &Host,
+    agent: &Agent,
+    opened: &mut Opened,
+    to: &Npub,
+    text: &str,
+    answers: Option<nexus_core::Hash32>,
+    legacy: bool,
+    now: UnixMs,
+) -> Result<Plan, TurnError> {
+    let mut relays = relays(host, agent);
+    if legacy {
+        let Ok(ciphertext) = opened.signer.nip04_encrypt(to, text).await else {
+            return Ok(refused("the receiver's key is not a key"));
+        };
+        let event =
+            sign(opened, &address(kinds::LEGACY_DM), now, |head| note::legacy_dm(head, to, &ciphertext, answers))
+                .await?;
+        return Ok(Plan::Publish { events: vec![event], relays });
+    }
+    let created_at = opened.state.next_created_at(&address(kinds::DM), now);
+    let rumor = gift_wrap::rumor(Head::new(opened.npub, created_at), to, text, answers);
+    let mut events = Vec::with_capacity(2);
+    for reader in [*to, opened.npub] {
+        match gift_wrap::gift_wrap(&*opened.signer, &rumor, &reader, now.secs(), &*host.entropy).await {
+            Ok(wrapped) => events.push(signed(&wrapped)),
+            Err(error) => return Ok(refused(&format!("the message could not be wrapped: {error}"))),
+        }
+    }
+    for relay in peer_relays(host, to).await {
+        if !relays.contains(&relay) {
+            relays.push(relay);
+        }
+    }
+    Ok(Plan::Publish { events, relays })
+}
+
+/// Where a receiver wants messages (10050), as far as our own relay knows.
+async fn peer_relays(host: &Host, to: &Npub) -> Vec<String> {
+    let filter =
+        Filter::new().kind(Kind::from_u16(kinds::DM_RELAYS)).author(nexus_nostr::event::public_key(to)).limit(1);
+    let interest = Interest { relays: vec![host.config.own_relay.clone()], filters: vec![filter], auth: Vec::new() };
+    let found = host.relays.fetch(interest, RELAY_LOOKUP).await;
+    let list = found.first().and_then(|event| lists::read_dm_relays(event).ok()).unwrap_or_default();
+    list.into_iter().take(MAX_PEER_RELAYS).collect()
+}

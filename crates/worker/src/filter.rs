@@ -1,0 +1,106 @@
+//! The free filter: before anything is paid for, inbox rows are opened, verified and judged.
+
+use nexus_core::trigger::{Class, Stimulus, Trigger};
+use nexus_core::{AgentConfig, Hash32, UnixMs};
+use nexus_nostr::trigger as nostr_trigger;
+use nexus_store::inbox::Item;
+use nostr::event::Event;
+
+use crate::host::Host;
+use crate::unlock::Opened;
+
+/// A row that passed: what it says, and the event to answer to.
+#[derive(Clone)]
+pub(crate) struct Taken {
+    pub row: i64,
+    pub stimulus: Stimulus,
+    pub event: Option<Event>,
+    /// What is remembered as acted on, for Nostr events.
+    pub effect: Option<Hash32>,
+}
+
+/// What becomes of a row.
+pub(crate) enum Sifted {
+    Keep(Box<Taken>),
+    Discard(&'static str),
+}
+
+/// Opens one row without judging it: for a tick that already claimed it.
+pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static str> {
+    match item.class {
+        Class::Nostr => {
+            let event = nexus_nostr::parse_event(&item.payload).map_err(|_| "not_verified")?;
+            let stimulus = nostr_trigger::receive(&event, &*opened.signer).await.map_err(|_| "not_readable")?;
+            let effect = Some(nostr_trigger::effect_id(&stimulus, &event));
+            Ok(Taken { row: item.id, stimulus, event: Some(event), effect })
+        }
+        Class::Manual | Class::Webhook | Class::Schedule | Class::Approval => {
+            let text = if item.payload.is_empty() {
+                String::new()
+            } else {
+                let bytes = opened.keys.inbox.open(&item.payload).map_err(|_| "not_readable")?;
+                String::from_utf8_lossy(bytes.expose()).into_owned()
+            };
+            let stimulus = Stimulus {
+                trigger: item.trigger,
+                sender: if item.class == Class::Manual { Some(opened.owner) } else { None },
+                event_id: None,
+                event_kind: None,
+                root_id: None,
+                at: item.received_at,
+                text,
+            };
+            Ok(Taken { row: item.id, stimulus, event: None, effect: None })
+        }
+    }
+}
+
+/// Opens and judges one row. `taken` are those that passed before it in this turn.
+pub(crate) async fn sift(host: &Host, opened: &Opened, config: &AgentConfig, item: &Item, taken: &[Taken]) -> Sifted {
+    let row = match open(opened, item).await {
+        Ok(row) => row,
+        Err(why) => return Sifted::Discard(why),
+    };
+    match judge(host, opened, config, &row, taken, host.now()) {
+        Ok(()) => Sifted::Keep(Box::new(row)),
+        Err(why) => Sifted::Discard(why),
+    }
+}
+
+fn judge(
+    host: &Host,
+    opened: &Opened,
+    config: &AgentConfig,
+    row: &Taken,
+    taken: &[Taken],
+    now: UnixMs,
+) -> Result<(), &'static str> {
+    let trigger = row.stimulus.trigger;
+    let asked_for = matches!(trigger, Trigger::Manual | Trigger::Approval) || config.triggers.contains(&trigger);
+    if !asked_for {
+        return Err("trigger_not_wanted");
+    }
+    if let Some(effect) = row.effect {
+        let known = opened.state.seen.contains(&effect) || taken.iter().any(|other| other.effect == Some(effect));
+        if known {
+            return Err("seen_before");
+        }
+    }
+    let Some(sender) = row.stimulus.sender else { return Ok(()) };
+    if sender == opened.npub {
+        return Err("own_event");
+    }
+    if !opened.policy().is_none_or(|policy| policy.admits(&sender, &opened.owner)) {
+        return Err("sender_not_admitted");
+    }
+    if matches!(trigger, Trigger::Manual | Trigger::Approval) {
+        return Ok(());
+    }
+    if opened.state.in_cooldown(&sender, now) {
+        return Err("loop_cooldown");
+    }
+    if !host.admit_sender(opened.npub, sender, config.sender_rate_per_minute, now) {
+        return Err("sender_rate");
+    }
+    Ok(())
+}

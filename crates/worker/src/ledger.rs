@@ -1,0 +1,109 @@
+//! One agent's writes under the fence: shorthand for what every step of a turn does.
+
+use nexus_core::budget::Window;
+use nexus_core::event::EventBody;
+use nexus_core::payment::PaymentState;
+use nexus_core::status::Reason;
+use nexus_core::{Generation, Hash32, Msat, Npub, UnixMs};
+use nexus_store::agent::{self, Agent, Change};
+use nexus_store::event::NewEvent;
+use nexus_store::payment::Payment;
+use nexus_store::side::{PaymentMove, Side};
+use nexus_store::{Fence, journal};
+
+use crate::error::TurnError;
+use crate::host::Host;
+
+/// Who writes, for whom, at which generation.
+#[derive(Clone, Copy)]
+pub(crate) struct Pen<'a> {
+    pub host: &'a Host,
+    pub npub: Npub,
+    pub generation: Generation,
+}
+
+impl Pen<'_> {
+    /// The fence to write under. None of it holds once the lease is near its end.
+    pub fn fence(&self) -> Result<Fence, TurnError> {
+        self.host.fence().ok_or(TurnError::Stale)
+    }
+
+    pub fn now(&self) -> UnixMs {
+        self.host.now()
+    }
+
+    /// Side effects outside a tick's journal.
+    pub async fn apply(&self, side: Vec<Side>) -> Result<(), TurnError> {
+        let store = &self.host.store;
+        let seqs = journal::apply(store, self.fence()?, self.npub, self.generation, self.now(), side).await?;
+        self.host.announce(self.npub, &seqs);
+        Ok(())
+    }
+
+    pub async fn change(&self, change: Change, events: Vec<NewEvent>) -> Result<(), TurnError> {
+        let store = &self.host.store;
+        let seqs = agent::change(store, self.fence()?, self.npub, self.generation, self.now(), change, events).await?;
+        self.host.announce(self.npub, &seqs);
+        Ok(())
+    }
+
+    /// Shows why the agent is as it is; writes nothing when that is shown already.
+    pub async fn reason(&self, agent: &Agent, reason: Option<Reason>, next: Option<UnixMs>) -> Result<(), TurnError> {
+        if agent.reason == reason && (agent.next_attempt_at == next || reason.is_some()) {
+            return Ok(());
+        }
+        let change = Change { reason: Some(reason), next_attempt_at: Some(next), ..Change::default() };
+        self.change(change, Vec::new()).await
+    }
+}
+
+/// What a payment's end means for its budget windows and the owner's view.
+pub(crate) fn settle_sides(
+    payment: &Payment,
+    to: PaymentState,
+    from: PaymentState,
+    fee: Msat,
+    at: UnixMs,
+) -> Vec<Side> {
+    let mut sides = vec![Side::Payment(PaymentMove {
+        hash: payment.hash,
+        from,
+        to,
+        at,
+        fee: (to == PaymentState::Settled).then_some(fee),
+        preimage: None,
+        note: None,
+    })];
+    for window in &payment.windows {
+        match to {
+            PaymentState::Settled => sides.push(Side::SettleBudget {
+                window: *window,
+                held: payment.hold(),
+                spent: payment.amount.saturating_add(fee),
+            }),
+            PaymentState::Failed | PaymentState::Canceled => {
+                sides.push(Side::ReleaseBudget { window: *window, amount: payment.hold() });
+            }
+            PaymentState::Reserved | PaymentState::Dispatched | PaymentState::Pending | PaymentState::Unknown => {}
+        }
+    }
+    if !to.holds() {
+        let view = payment_event(payment.hash, to, payment.amount, fee);
+        sides.push(Side::AppendEvent(NewEvent::new(at, view)));
+    }
+    sides
+}
+
+pub(crate) fn payment_event(hash: Hash32, state: PaymentState, amount: Msat, fee: Msat) -> EventBody {
+    EventBody::Payment {
+        payment_hash: hash,
+        state: state.as_str().to_owned(),
+        amount_sats: amount.sats_ceil(),
+        fee_sats: fee.sats_ceil(),
+    }
+}
+
+/// The windows that a payment of this tick is counted in.
+pub(crate) fn windows(tick: nexus_core::TickId, now: UnixMs) -> Vec<Window> {
+    vec![Window::Tick(tick), Window::day_of(now)]
+}

@@ -1,0 +1,454 @@
+//! The one boundary at which effects are performed. Each was journaled under a live fence before it gets here.
+
+use std::time::Duration;
+
+use nexus_core::payment::{Asker, Outcome, PaymentState, conclude};
+use nexus_core::policy::judge_quote;
+use nexus_core::tick::{Bill, Effect, Failure, Record, Request, SignedEvent};
+use nexus_core::{Msat, UnixMs};
+use nexus_lightning::{Bolt11, PayRequest};
+use nexus_nostr::job::{self, Job, Params};
+use nexus_nostr::relay_pool::Interest;
+use nexus_nostr::{Head, Status, UpdateBody};
+use nexus_seal::Signer;
+use nexus_store::payment::{self, NewPayment, Payment};
+use nexus_store::side::{PaymentMove, Side};
+use nexus_store::{Conflict, provider};
+
+use crate::error::TurnError;
+use crate::faults::At;
+use crate::ledger::{settle_sides, windows};
+use crate::market::{self, fee_allowance};
+use crate::perceive::{Thinker, prompt};
+use crate::profile::signed;
+use crate::recover::{ask, moved, send, words};
+use crate::tick::{Run, acted};
+use crate::wallet::WALLET_TIMEOUT;
+
+/// A resumed wait lasts at least this long, however old the request is: the answer may be stored already.
+const RESUMED_WAIT_MS: i64 = 10_000;
+/// How long a tick waits for a payment that is in flight before recovery takes it over.
+const PENDING_WAIT_MS: u64 = 20_000;
+
+/// Picks a provider, signs a request to it and journals the signed event. Nothing leaves.
+pub(crate) async fn prepare(run: &mut Run<'_>, attempt: u8, tried: &[nexus_core::Npub]) -> Result<(), TurnError> {
+    let host = run.pen.host;
+    let relays = run.relays();
+    let Some(policy) = run.opened.policy().cloned() else {
+        return run.append(Record::Failed { reason: Failure::PolicyRefused }, Vec::new()).await;
+    };
+    let scores = provider::scores(&host.store, run.pen.npub).await?;
+    let network = host.wallets.network();
+    let mut chosen = None;
+    for fresh in [false, true] {
+        let offers = host.market.offers(host, &relays, fresh).await;
+        let me = run.pen.npub;
+        chosen = market::choose(offers, &policy, network.as_str(), tried, &scores, run.tick.spent(), run.balance, &me);
+        if chosen.is_some() {
+            break;
+        }
+    }
+    let Some(candidate) = chosen else {
+        return run.append(Record::Failed { reason: Failure::NoProvider }, Vec::new()).await;
+    };
+    let event = request_event(run, &candidate, &relays).await?;
+    let mut to = relays;
+    for relay in &candidate.offer.relays {
+        if !to.contains(relay) && to.len() < 6 {
+            to.push(relay.clone());
+        }
+    }
+    let request = Request {
+        attempt,
+        provider: candidate.offer.provider,
+        quote: candidate.quote,
+        encrypted: candidate.encrypted,
+        event,
+        relays: to,
+        at: run.pen.now(),
+    };
+    run.append(Record::Requested(request), Vec::new()).await
+}
+
+async fn request_event(
+    run: &mut Run<'_>,
+    candidate: &market::Candidate,
+    relays: &[String],
+) -> Result<SignedEvent, TurnError> {
+    let now = run.pen.now();
+    let agent = run.agent;
+    let Some(policy) = run.opened.policy().cloned() else { return Err(TurnError::Interrupted) };
+    let stimuli: Vec<_> = run.taken.iter().map(|taken| taken.stimulus.clone()).collect();
+    let thinker = Thinker {
+        npub: run.pen.npub,
+        owner: run.opened.owner,
+        name: &agent.name,
+        policy: &policy,
+        state: &run.opened.state,
+        balance: run.balance,
+    };
+    let text = nexus_core::prompt::render(&prompt(&thinker, run.tick.trigger, &stimuli, candidate.encrypted, now));
+    let mut params = Params::default();
+    if let Some(model) = &policy.compute.model {
+        params.set("model", model.clone());
+    }
+    let job = Job {
+        prompt: text,
+        params,
+        output: Some("application/json".into()),
+        bid: Some(candidate.quote),
+        relays: relays.iter().take(4).cloned().collect(),
+    };
+    let refused = |error: String| TurnError::parked("signer_refused", error, 10_000);
+    let created_at = run.opened.state.next_created_at("5050", now);
+    let provider = candidate.offer.provider;
+    let unsigned = if candidate.encrypted {
+        job::request_to(&*run.opened.signer, created_at, &provider, &job).await.map_err(|e| refused(e.to_string()))?
+    } else {
+        job::clear_request(Head::new(run.pen.npub, created_at), Some(&provider), &job, candidate.offer.dialect)
+    };
+    let event = run.opened.signer.sign(unsigned).await.map_err(|e| refused(e.to_string()))?;
+    Ok(signed(&event))
+}
+
+/// Performs one effect and appends what came of it.
+pub(crate) async fn perform(run: &mut Run<'_>, effect: Effect) -> Result<(), TurnError> {
+    let name = effect.name();
+    let host = run.pen.host;
+    host.faults.pass(At::Before, name).await;
+    match effect {
+        Effect::PublishRequest(request) => publish_request(run, request).await?,
+        Effect::AwaitOffer(request) => await_offer(run, request).await?,
+        Effect::Pay { request, bill, dispatched } => pay(run, request, bill, dispatched).await?,
+        Effect::AwaitResult { request, paid_at } => await_result(run, request, paid_at).await?,
+        Effect::Act { index, events, relays } => act(run, index, &events, &relays).await?,
+    }
+    host.faults.pass(At::After, name).await;
+    Ok(())
+}
+
+async fn publish(run: &Run<'_>, event: &SignedEvent, relays: &[String]) -> Result<(bool, Vec<String>), TurnError> {
+    let event = nexus_nostr::parse_event(event.json.as_bytes())
+        .map_err(|error| TurnError::parked("journal_invalid", error.to_string(), 60_000))?;
+    let timeout = Duration::from_millis(run.pen.host.config.publish_timeout_ms);
+    let publishing = run.pen.host.relays.publish(&event, relays, timeout);
+    let reports = tokio::select! {
+        reports = publishing => reports,
+        () = run.stop.cancelled() => return Err(TurnError::Interrupted),
+    };
+    Ok((reports.iter().any(|report| report.outcome.is_ok()), words(&reports)))
+}
+
+async fn publish_request(run: &mut Run<'_>, request: Request) -> Result<(), TurnError> {
+    let (taken, relays) = publish(run, &request.event, &request.relays).await?;
+    let attempt = request.attempt;
+    if taken {
+        run.append(Record::Published { attempt, relays }, Vec::new()).await
+    } else {
+        run.append(Record::Abandoned { attempt, why: "no relay took the request".into() }, Vec::new()).await
+    }
+}
+
+/// What a provider said, read for a decision.
+enum Heard {
+    Bill(String),
+    Answer { content: String, bill: Option<String> },
+    Refused(String),
+    Busy,
+}
+
+/// Waits for the provider's word on a request: an invoice, an answer, or nothing in time.
+async fn await_offer(run: &mut Run<'_>, request: Request) -> Result<(), TurnError> {
+    let attempt = request.attempt;
+    let config = &run.pen.host.config;
+    let (silence, whole) = (config.offer_timeout_ms, config.job_timeout_ms);
+    let resumed = run.pen.now().0 - request.at.0 > i64::try_from(silence).unwrap_or(i64::MAX);
+    let silence = if resumed { u64::try_from(RESUMED_WAIT_MS).unwrap_or(0) } else { silence };
+    let abandon = |why: String| Record::Abandoned { attempt, why };
+    match listen(run, &request, silence, whole, false).await? {
+        None => run.append(abandon("the provider did not answer".into()), Vec::new()).await,
+        Some(Heard::Busy) => run.append(abandon("the provider took too long".into()), Vec::new()).await,
+        Some(Heard::Refused(why)) => run.append(abandon(format!("the provider refused: {why}")), Vec::new()).await,
+        Some(Heard::Answer { content, .. }) => run.append(Record::Answered { attempt, content }, Vec::new()).await,
+        Some(Heard::Bill(bolt11)) => match accept(run, &request, &bolt11).await? {
+            Ok(bill) => reserve(run, &request, bill).await,
+            Err(why) => run.append(abandon(why), Vec::new()).await,
+        },
+    }
+}
+
+/// Listens for what the provider says of one request. `None` when nothing came within `silence_ms`.
+///
+/// An answer that comes with a bill counts as the bill: it is paid for afterwards, and read again then.
+async fn listen(
+    run: &Run<'_>,
+    request: &Request,
+    silence_ms: u64,
+    whole_ms: u64,
+    paid: bool,
+) -> Result<Option<Heard>, TurnError> {
+    let signer = run.opened.signer.clone();
+    let interest = Interest {
+        relays: request.relays.clone(),
+        filters: vec![job::await_filter(request.event.id, &request.provider)],
+        auth: vec![signer.clone()],
+    };
+    let mut updates = run.pen.host.relays.subscribe(interest);
+    let silence = tokio::time::sleep(Duration::from_millis(silence_ms));
+    let whole = tokio::time::sleep(Duration::from_millis(whole_ms));
+    tokio::pin!(silence, whole);
+    let mut sign_of_life = false;
+    loop {
+        let event = tokio::select! {
+            event = updates.next_event() => event,
+            () = &mut silence, if !sign_of_life => return Ok(None),
+            () = &mut whole => return Ok(sign_of_life.then_some(Heard::Busy)),
+            () = run.stop.cancelled() => return Err(TurnError::Interrupted),
+        };
+        let Some(event) = event else { return Err(TurnError::Interrupted) };
+        let update = job::receive_update(&event, request.event.id, &request.provider, &*signer).await;
+        let Ok(update) = update else { continue };
+        sign_of_life = true;
+        let heard = match &update.body {
+            UpdateBody::Result(result) => {
+                Some(Heard::Answer { content: result.content.clone(), bill: result.bolt11.clone() })
+            }
+            UpdateBody::Feedback(feedback) => match feedback.status {
+                Status::PaymentRequired => feedback.bolt11.clone().map(Heard::Bill),
+                Status::Error => Some(Heard::Refused(feedback.text.chars().take(200).collect())),
+                Status::Processing | Status::Success | Status::Partial | Status::Other(_) => None,
+            },
+        };
+        match heard {
+            Some(Heard::Answer { bill: Some(bill), .. }) if !paid => return Ok(Some(Heard::Bill(bill))),
+            Some(Heard::Bill(_) | Heard::Refused(_)) if paid => {}
+            Some(heard) => return Ok(Some(heard)),
+            None => {}
+        }
+    }
+}
+
+/// Checks an invoice against the quote, the network, its expiry and every limit.
+async fn accept(run: &Run<'_>, request: &Request, bolt11: &str) -> Result<Result<Bill, String>, TurnError> {
+    let Some(policy) = run.opened.policy() else { return Ok(Err("no policy".into())) };
+    let now = run.pen.now();
+    let invoice = match Bolt11::decode(bolt11) {
+        Ok(invoice) => invoice,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let network = run.pen.host.wallets.network();
+    let Some(amount) = invoice.amount else { return Ok(Err("an invoice without an amount".into())) };
+    if invoice.network != network {
+        return Ok(Err(format!("an invoice for {}, this wallet is on {network}", invoice.network)));
+    }
+    if amount > request.quote {
+        return Ok(Err(format!("asked {amount}, announced {}", request.quote)));
+    }
+    let latest = now.plus_ms(i64::from(policy.limits.invoice_expiry_max_secs) * 1_000);
+    if invoice.expires_at > latest {
+        return Ok(Err("the invoice expires too far ahead".into()));
+    }
+    if invoice.expires_at < now.plus_ms(2 * nexus_core::payment::EXPIRY_MARGIN_MS) {
+        return Ok(Err("the invoice expires too soon".into()));
+    }
+    let asked = run.wallet.quote(PayRequest { bolt11: bolt11.to_owned(), amount: None });
+    let max_fee = match tokio::time::timeout(WALLET_TIMEOUT, asked).await {
+        Ok(Ok(quote)) => quote.max_fee,
+        Ok(Err(error)) => return Ok(Err(format!("the wallet cannot pay it: {error}"))),
+        Err(_) => return Ok(Err("the wallet did not answer in time".into())),
+    };
+    let cost = amount.saturating_add(max_fee);
+    if max_fee > fee_allowance(amount) {
+        return Ok(Err(format!("routing would cost up to {max_fee}")));
+    }
+    let spent = run.tick.spent();
+    if let Err(why) = judge_quote(policy, &request.provider, cost, request.encrypted, spent, run.balance) {
+        return Ok(Err(why.to_string()));
+    }
+    let (hash, expires_at) = (invoice.hash, invoice.expires_at);
+    Ok(Ok(Bill { bolt11: bolt11.to_owned(), hash, amount, max_fee, expires_at }))
+}
+
+/// Binds the invoice to the job, holds the budget and writes the payment's intent, in one batch.
+async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(), TurnError> {
+    let Some(policy) = run.opened.policy() else { return Err(TurnError::Interrupted) };
+    let limits = policy.limits.clone();
+    let now = run.pen.now();
+    let windows = windows(run.id, now);
+    let mut side = Vec::new();
+    for window in &windows {
+        let limit = match window {
+            nexus_core::budget::Window::Tick(_) => limits.tick_msat,
+            nexus_core::budget::Window::Day(_) => limits.day_msat,
+        };
+        side.push(Side::ReserveBudget { window: *window, amount: bill.hold(), limit });
+    }
+    side.push(Side::InsertPayment(NewPayment {
+        hash: bill.hash,
+        step: format!("job:{}:{}", run.id, request.attempt),
+        purpose: "inference".into(),
+        bolt11: bill.bolt11.clone(),
+        amount: bill.amount,
+        max_fee: bill.max_fee,
+        expires_at: bill.expires_at,
+        windows,
+        payee: Some(request.provider),
+    }));
+    let attempt = request.attempt;
+    match run.append(Record::Invoiced { attempt, bill }, side).await {
+        Err(TurnError::Store(nexus_store::StoreError::Conflict { conflict, .. })) => {
+            let why = match conflict {
+                Conflict::Budget { .. } => "no room in the budget".to_owned(),
+                Conflict::PaymentHash => "this invoice was met before".to_owned(),
+                other => return Err(TurnError::parked("payment_conflict", other.to_string(), 10_000)),
+            };
+            run.append(Record::Abandoned { attempt, why }, Vec::new()).await
+        }
+        other => other,
+    }
+}
+
+/// Pays the bound invoice: dispatch once journaled, or look up what became of a dispatch.
+async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) -> Result<(), TurnError> {
+    let host = run.pen.host;
+    let stored = payment::get(&host.store, run.pen.npub, bill.hash).await?;
+    let Some(mut payment) = stored else {
+        let text = "the payment of an open tick is missing from the database";
+        return Err(TurnError::parked("payment_missing", text, 60_000));
+    };
+    let attempt = request.attempt;
+    if !dispatched {
+        if run.pen.now().plus_ms(nexus_core::payment::EXPIRY_MARGIN_MS) >= bill.expires_at {
+            let sides = settle_sides(&payment, PaymentState::Canceled, payment.state, Msat::ZERO, run.pen.now());
+            let why = "the invoice ran out before it was paid".to_owned();
+            return run.append(Record::Abandoned { attempt, why }, sides).await;
+        }
+        let now = run.pen.now();
+        let leave = PaymentMove {
+            hash: bill.hash,
+            from: PaymentState::Reserved,
+            to: PaymentState::Dispatched,
+            at: now,
+            fee: None,
+            preimage: None,
+            note: None,
+        };
+        host.note_dispatched(bill.hash);
+        run.append(Record::Paying { attempt }, vec![Side::Payment(leave)]).await?;
+        payment.state = PaymentState::Dispatched;
+        host.faults.pass(At::Before, "dispatch").await;
+        let outcome = send(&run.pen, &*run.wallet, &payment).await;
+        host.faults.pass(At::After, "dispatch").await;
+        let to = conclude(&outcome, Asker::Dispatcher, bill.expires_at, run.pen.now());
+        return match (to, outcome) {
+            (Some(PaymentState::Settled), Outcome::Settled { fee, preimage }) => {
+                settled(run, attempt, &payment, fee, preimage).await
+            }
+            (Some(PaymentState::Failed), Outcome::Failed { class }) => not_paid(run, attempt, &payment, class).await,
+            // Anything else: the machine asks for the payment again, as dispatched, and looks it up.
+            (to, outcome) => {
+                tracing::info!(npub = %run.pen.npub.short(), payment_hash = %bill.hash, ?outcome, "payment not concluded");
+                let unresolved = to.filter(|to| to.unresolved() && *to != payment.state);
+                if let Some(to) = unresolved {
+                    run.pen.apply(vec![moved(&payment, to, run.pen.now())]).await?;
+                }
+                Ok(())
+            }
+        };
+    }
+    follow(run, attempt, payment).await
+}
+
+/// Asks until the payment is concluded, or leaves it to recovery.
+async fn follow(run: &mut Run<'_>, attempt: u8, mut payment: Payment) -> Result<(), TurnError> {
+    let host = run.pen.host;
+    let until = host.mono().plus_ms(PENDING_WAIT_MS);
+    let mut pause = 100;
+    loop {
+        let resolved = ask(&run.pen, &*run.wallet, &payment, !run.ending).await;
+        match resolved.state {
+            PaymentState::Settled => return settled(run, attempt, &payment, resolved.fee, resolved.preimage).await,
+            PaymentState::Failed => {
+                return not_paid(run, attempt, &payment, nexus_core::payment::FailureClass::Rejected).await;
+            }
+            PaymentState::Reserved
+            | PaymentState::Dispatched
+            | PaymentState::Pending
+            | PaymentState::Unknown
+            | PaymentState::Canceled => {}
+        }
+        if resolved.state != payment.state {
+            run.pen.apply(vec![moved(&payment, resolved.state, run.pen.now())]).await?;
+            payment.state = resolved.state;
+        }
+        if host.mono() >= until {
+            return run.append(Record::Failed { reason: Failure::PaymentUnresolved }, Vec::new()).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+            () = run.stop.cancelled() => return Err(TurnError::Interrupted),
+        }
+        pause = (pause * 2).min(2_000);
+    }
+}
+
+async fn settled(
+    run: &mut Run<'_>,
+    attempt: u8,
+    payment: &Payment,
+    fee: Msat,
+    preimage: Option<nexus_core::Hash32>,
+) -> Result<(), TurnError> {
+    let at = run.pen.now();
+    let mut sides = settle_sides(payment, PaymentState::Settled, payment.state, fee, at);
+    if let (Some(preimage), Some(Side::Payment(step))) = (&preimage, sides.first_mut()) {
+        let purpose = nexus_seal::blob::Purpose::Payment;
+        step.preimage = run.opened.keys.data.seal(purpose, preimage.as_bytes(), &*run.pen.host.entropy).ok();
+    }
+    run.append(Record::Paid { attempt, fee, preimage, at }, sides).await?;
+    run.pen.host.forget_dispatched(&payment.hash);
+    Ok(())
+}
+
+async fn not_paid(
+    run: &mut Run<'_>,
+    attempt: u8,
+    payment: &Payment,
+    class: nexus_core::payment::FailureClass,
+) -> Result<(), TurnError> {
+    let sides = settle_sides(payment, PaymentState::Failed, payment.state, Msat::ZERO, run.pen.now());
+    run.append(Record::NotPaid { attempt, class }, sides).await?;
+    run.pen.host.forget_dispatched(&payment.hash);
+    Ok(())
+}
+
+/// Waits for what was paid for.
+async fn await_result(run: &mut Run<'_>, request: Request, paid_at: UnixMs) -> Result<(), TurnError> {
+    let attempt = request.attempt;
+    let timeout = i64::try_from(run.pen.host.config.job_timeout_ms).unwrap_or(i64::MAX);
+    let left = paid_at.plus_ms(timeout).0.saturating_sub(run.pen.now().0).max(RESUMED_WAIT_MS);
+    let left = u64::try_from(left).unwrap_or(0);
+    match listen(run, &request, left, left, true).await? {
+        Some(Heard::Answer { content, .. }) => run.append(Record::Answered { attempt, content }, Vec::new()).await,
+        None | Some(Heard::Busy | Heard::Bill(_) | Heard::Refused(_)) => {
+            let why = "paid, and no result came in time".to_owned();
+            run.append(Record::Disputed { attempt, why }, Vec::new()).await
+        }
+    }
+}
+
+/// Publishes an action's events. What no relay takes now stays journaled, and recovery goes on.
+async fn act(run: &mut Run<'_>, index: usize, events: &[SignedEvent], relays: &[String]) -> Result<(), TurnError> {
+    let mut side = Vec::new();
+    let mut all = true;
+    let mut said = Vec::new();
+    for event in events {
+        let (taken, words) = publish(run, event, relays).await?;
+        all &= taken;
+        let next_attempt_at = if taken { None } else { Some(run.pen.now().plus_ms(5_000)) };
+        let relays = serde_json::to_string(&words).unwrap_or_default();
+        side.push(Side::PublicationResult { event_id: event.id, done: taken, relays, next_attempt_at });
+        said.extend(words);
+    }
+    run.append(acted(index, all, said), side).await
+}

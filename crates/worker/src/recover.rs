@@ -1,0 +1,177 @@
+//! Recovery: resolving payments in flight and publishing what is journaled. It is not a tick, and starts nothing new.
+
+use std::time::Duration;
+
+use nexus_core::payment::{Asker, EXPIRY_MARGIN_MS, Outcome, PaymentState, conclude};
+use nexus_core::{Msat, TickId};
+use nexus_lightning::{Dispatch, Idempotency, Resolve, WalletDriver};
+use nexus_store::payment::{self, Payment};
+use nexus_store::publication::{self, Publication};
+use nexus_store::side::{PaymentMove, Side};
+
+use crate::error::TurnError;
+use crate::ledger::{Pen, settle_sides};
+use crate::wallet::WALLET_TIMEOUT;
+
+/// Between attempts to publish an event that no relay took: 5 s at first, at most 10 minutes.
+const PUBLISH_RETRY_MS: (i64, i64) = (5_000, 600_000);
+const MAX_PUBLISH: usize = 64;
+
+/// What a backend said, and where that leaves the payment.
+pub(crate) struct Resolved {
+    pub state: PaymentState,
+    pub fee: Msat,
+    pub preimage: Option<nexus_core::Hash32>,
+}
+
+/// Asks what became of a payment. With `repeat`, an answer that an heir may not believe yet is met by sending the
+/// identical payment again, where the backend recognises it and the invoice is still good.
+pub(crate) async fn ask(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Payment, repeat: bool) -> Resolved {
+    let asker = if pen.host.dispatched_here(&payment.hash) { Asker::Dispatcher } else { Asker::Heir };
+    let question =
+        Resolve { payment_id: payment.step.clone(), hash: payment.hash, key: payment.step.clone(), handle: None };
+    let said = match tokio::time::timeout(WALLET_TIMEOUT, wallet.resolve(question)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Outcome::Unknown { why: "no answer in time".into() },
+    };
+    let concluded = conclude(&said, asker, payment.expires_at, pen.now());
+    if let Some(state) = concluded {
+        return read(state, &said);
+    }
+    let good = pen.now().plus_ms(EXPIRY_MARGIN_MS) < payment.expires_at;
+    if repeat && good && wallet.capabilities().idempotency != Idempotency::None {
+        let again = send(pen, wallet, payment).await;
+        if let Some(state) = conclude(&again, Asker::Heir, payment.expires_at, pen.now()) {
+            return read(state, &again);
+        }
+    }
+    Resolved { state: payment.state, fee: Msat::ZERO, preimage: None }
+}
+
+fn read(state: PaymentState, outcome: &Outcome) -> Resolved {
+    match outcome {
+        Outcome::Settled { preimage, fee } => Resolved { state, fee: *fee, preimage: *preimage },
+        Outcome::Failed { .. } | Outcome::Pending | Outcome::NotFound | Outcome::Unknown { .. } => {
+            Resolved { state, fee: Msat::ZERO, preimage: None }
+        }
+    }
+}
+
+/// Sends a payment whose dispatch is journaled. The driver checks the deadline right before its bytes leave.
+pub(crate) async fn send(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Payment) -> Outcome {
+    let host = pen.host;
+    let until_expiry = payment.expires_at.0.saturating_sub(EXPIRY_MARGIN_MS).saturating_sub(pen.now().0);
+    let expiry = host.mono().plus_ms(u64::try_from(until_expiry).unwrap_or(0));
+    let dispatch = Dispatch {
+        payment_id: payment.step.clone(),
+        attempt: payment.attempt.max(1),
+        key: payment.step.clone(),
+        bolt11: payment.bolt11.clone(),
+        amount: None,
+        max_fee: payment.max_fee,
+        deadline: host.lease_ends().min(expiry),
+        handle: None,
+    };
+    wallet.dispatch(dispatch).await
+}
+
+/// Resolves the payments of an agent that no open tick looks after. Returns in how many ms to ask again.
+pub(crate) async fn payments(
+    pen: &Pen<'_>,
+    wallet: &dyn WalletDriver,
+    open_tick: Option<TickId>,
+) -> Result<Option<u64>, TurnError> {
+    let mut again = None;
+    for payment in payment::open(&pen.host.store, pen.npub).await? {
+        if open_tick.is_some() && payment.tick == open_tick {
+            continue;
+        }
+        if payment.state == PaymentState::Reserved {
+            // Held, never sent, and its tick is over.
+            let sides = settle_sides(&payment, PaymentState::Canceled, PaymentState::Reserved, Msat::ZERO, pen.now());
+            pen.apply(sides).await?;
+            continue;
+        }
+        let resolved = ask(pen, wallet, &payment, false).await;
+        store(pen, &payment, &resolved).await?;
+        if resolved.state.unresolved() {
+            again = Some(1_000);
+        }
+    }
+    Ok(again)
+}
+
+/// Stores what was learned of a payment outside its tick.
+async fn store(pen: &Pen<'_>, payment: &Payment, resolved: &Resolved) -> Result<(), TurnError> {
+    if resolved.state == payment.state {
+        return Ok(());
+    }
+    let sides = if resolved.state.unresolved() {
+        vec![moved(payment, resolved.state, pen.now())]
+    } else {
+        pen.host.forget_dispatched(&payment.hash);
+        settle_sides(payment, resolved.state, payment.state, resolved.fee, pen.now())
+    };
+    pen.apply(sides).await
+}
+
+/// An arrow that releases nothing.
+pub(crate) fn moved(payment: &Payment, to: PaymentState, at: nexus_core::UnixMs) -> Side {
+    let (hash, from) = (payment.hash, payment.state);
+    Side::Payment(PaymentMove { hash, from, to, at, fee: None, preimage: None, note: None })
+}
+
+/// Publishes what is due of an agent. Returns in how many ms the next one is.
+pub(crate) async fn publications(pen: &Pen<'_>) -> Result<Option<u64>, TurnError> {
+    let pending = publication::pending(&pen.host.store, pen.npub).await?;
+    let mut next: Option<i64> = None;
+    for publication in pending.into_iter().take(MAX_PUBLISH) {
+        let now = pen.now();
+        let wait = publication.next_attempt_at.0 - now.0;
+        if wait > 0 {
+            next = Some(next.map_or(wait, |known| known.min(wait)));
+            continue;
+        }
+        if let Some(wait) = publish(pen, &publication).await? {
+            next = Some(next.map_or(wait, |known| known.min(wait)));
+        }
+    }
+    Ok(next.map(|ms| u64::try_from(ms).unwrap_or(0)))
+}
+
+async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>, TurnError> {
+    let Ok(event) = nexus_nostr::parse_event(publication.json.as_bytes()) else {
+        // Not what this worker wrote: it never leaves.
+        let sides = vec![Side::PublicationResult {
+            event_id: publication.event_id,
+            done: true,
+            relays: r#"["refused: the stored event does not verify"]"#.into(),
+            next_attempt_at: None,
+        }];
+        pen.apply(sides).await?;
+        return Ok(None);
+    };
+    if nexus_nostr::event::npub(&event.pubkey) != pen.npub && event.kind.as_u16() != nexus_nostr::kinds::GIFT_WRAP {
+        tracing::error!(npub = %pen.npub.short(), "a stored event of another author is not published");
+        return Ok(None);
+    }
+    let timeout = Duration::from_millis(pen.host.config.publish_timeout_ms);
+    let reports = pen.host.relays.publish(&event, &publication.relays, timeout).await;
+    let done = reports.iter().any(|report| report.outcome.is_ok());
+    let (first, last) = PUBLISH_RETRY_MS;
+    let wait = (first << publication.attempts.min(8)).min(last);
+    let next = if done { None } else { Some(pen.now().plus_ms(wait)) };
+    let relays = serde_json::to_string(&words(&reports)).unwrap_or_default();
+    let side = Side::PublicationResult { event_id: publication.event_id, done, relays, next_attempt_at: next };
+    pen.apply(vec![side]).await?;
+    Ok(if done { None } else { Some(wait) })
+}
+
+/// Each relay's answer in words.
+pub(crate) fn words(reports: &[nexus_nostr::Published]) -> Vec<String> {
+    let word = |report: &nexus_nostr::Published| match &report.outcome {
+        Ok(()) => format!("{}: ok", report.relay),
+        Err(error) => format!("{}: {error}", report.relay),
+    };
+    reports.iter().map(word).collect()
+}

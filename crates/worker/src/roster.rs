@@ -1,0 +1,148 @@
+//! The agents this worker holds, and when each is to be looked at.
+//!
+//! An idle agent is one map entry and one timer entry: no task, no connection, no decrypted state.
+
+use std::collections::{BTreeSet, HashMap};
+
+use nexus_core::{Generation, MonoMs, Npub};
+
+/// Never due by time alone.
+pub const NEVER: MonoMs = MonoMs(u64::MAX);
+
+#[derive(Debug, Clone, Copy)]
+struct Seat {
+    generation: Generation,
+    due: MonoMs,
+    /// A turn is being taken: at most one at a time for an agent.
+    taken: bool,
+    /// Woken during its turn: look again right after.
+    woken: bool,
+}
+
+/// Seats of agents, ordered by when they are due.
+#[derive(Debug, Default)]
+pub struct Roster {
+    seats: HashMap<Npub, Seat>,
+    timers: BTreeSet<(MonoMs, Npub)>,
+}
+
+impl Roster {
+    /// Takes an agent in, or notes its new generation, and has it looked at by `due`.
+    pub fn seat(&mut self, npub: Npub, generation: Generation, due: MonoMs) {
+        match self.seats.get_mut(&npub) {
+            Some(seat) if seat.taken => {
+                seat.generation = seat.generation.max(generation);
+                seat.woken = true;
+            }
+            Some(seat) => {
+                self.timers.remove(&(seat.due, npub));
+                seat.generation = seat.generation.max(generation);
+                seat.due = seat.due.min(due);
+                self.timers.insert((seat.due, npub));
+            }
+            None => {
+                self.seats.insert(npub, Seat { generation, due, taken: false, woken: false });
+                self.timers.insert((due, npub));
+            }
+        }
+    }
+
+    /// Gives an agent up. A turn under way finds its writes refused by the fence.
+    pub fn drop_agent(&mut self, npub: &Npub) {
+        if let Some(seat) = self.seats.remove(npub) {
+            self.timers.remove(&(seat.due, *npub));
+        }
+    }
+
+    /// Gives all up, and says who they were.
+    pub fn drop_all(&mut self) -> Vec<Npub> {
+        self.timers.clear();
+        self.seats.drain().map(|(npub, _)| npub).collect()
+    }
+
+    /// Has an agent looked at now; right after its turn if one is under way. False if it is not held here.
+    pub fn wake(&mut self, npub: &Npub, now: MonoMs) -> bool {
+        let Some(seat) = self.seats.get_mut(npub) else { return false };
+        if seat.taken {
+            seat.woken = true;
+        } else if seat.due > now {
+            self.timers.remove(&(seat.due, *npub));
+            seat.due = now;
+            self.timers.insert((now, *npub));
+        }
+        true
+    }
+
+    /// The next agent that is due, its turn taken.
+    pub fn take_due(&mut self, now: MonoMs) -> Option<(Npub, Generation)> {
+        let (due, npub) = *self.timers.first()?;
+        if due > now {
+            return None;
+        }
+        self.timers.pop_first();
+        let seat = self.seats.get_mut(&npub)?;
+        seat.taken = true;
+        seat.woken = false;
+        Some((npub, seat.generation))
+    }
+
+    /// Ends a turn. The agent is due again at `due`, or now if it was woken meanwhile.
+    pub fn finish(&mut self, npub: &Npub, due: MonoMs, now: MonoMs) {
+        let Some(seat) = self.seats.get_mut(npub) else { return };
+        if !seat.taken {
+            return;
+        }
+        seat.taken = false;
+        seat.due = if seat.woken { now } else { due };
+        self.timers.insert((seat.due, *npub));
+    }
+
+    /// When the first timer fires.
+    pub fn next_due(&self) -> Option<MonoMs> {
+        self.timers.first().map(|(due, _)| *due).filter(|due| *due < NEVER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_wake_during_a_turn_is_not_lost() {
+        let npub = Npub::from_bytes([1; 32]);
+        let mut roster = Roster::default();
+        roster.seat(npub, Generation(1), MonoMs(10));
+        assert_eq!(roster.take_due(MonoMs(9)), None);
+        assert_eq!(roster.take_due(MonoMs(10)), Some((npub, Generation(1))));
+        assert!(roster.wake(&npub, MonoMs(11)));
+        assert_eq!(roster.take_due(MonoMs(12)), None, "one turn at a time");
+        roster.finish(&npub, MonoMs(500), MonoMs(12));
+        assert_eq!(roster.take_due(MonoMs(12)), Some((npub, Generation(1))));
+    }
+
+    proptest! {
+        /// Every held agent is either in its turn or has exactly one timer.
+        #[test]
+        fn nobody_is_forgotten(steps in prop::collection::vec((0_u8..6, 0_u8..4, 0_u64..50), 1..200)) {
+            let mut roster = Roster::default();
+            let mut now = 0;
+            for (step, who, amount) in steps {
+                let npub = Npub::from_bytes([who; 32]);
+                match step {
+                    0 => roster.seat(npub, Generation(1), MonoMs(now + amount)),
+                    1 => roster.drop_agent(&npub),
+                    2 => { roster.wake(&npub, MonoMs(now)); }
+                    3 => { roster.take_due(MonoMs(now)); }
+                    4 => roster.finish(&npub, MonoMs(now + amount), MonoMs(now)),
+                    _ => now += amount,
+                }
+                for (npub, seat) in &roster.seats {
+                    prop_assert_eq!(roster.timers.contains(&(seat.due, *npub)), !seat.taken);
+                }
+                let waiting = roster.seats.values().filter(|seat| !seat.taken).count();
+                prop_assert_eq!(roster.timers.len(), waiting);
+            }
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! One tick: begun, driven step by step through its journal, committed.
+
+use std::sync::Arc;
+
+use nexus_core::budget::Window;
+use nexus_core::event::EventBody;
+use nexus_core::tick::{ActionOutcome, End, Failure, Plan, RECORD_VERSION, Record, Step, Tick};
+use nexus_core::trigger::Trigger;
+use nexus_core::{Hash32, MonoMs, Msat, TickId, UnixMs};
+use nexus_lightning::WalletDriver;
+use nexus_nostr::state::{Anchor, anchor};
+use nexus_seal::blob::Purpose;
+use nexus_store::agent::{Agent, Change};
+use nexus_store::event::NewEvent;
+use nexus_store::tick::OpenTick;
+use nexus_store::{Side, StoreError, journal, tick as ticks};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::decide::decide;
+use crate::error::TurnError;
+use crate::faults::At;
+use crate::filter::{self, Taken};
+use crate::funds;
+use crate::ledger::Pen;
+use crate::perform;
+use crate::profile::{publication, relays, sign};
+use crate::unlock::{Opened, seal_state};
+use crate::wallet;
+
+/// A step as the history shows it: no text.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Trail {
+    pub step: &'static str,
+    pub at: UnixMs,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A tick under way.
+pub(crate) struct Run<'a> {
+    pub pen: Pen<'a>,
+    pub agent: &'a Agent,
+    pub opened: &'a mut Opened,
+    pub wallet: Arc<dyn WalletDriver>,
+    pub balance: Msat,
+    pub stop: &'a CancellationToken,
+    pub id: TickId,
+    pub tick: Tick,
+    pub taken: Vec<Taken>,
+    /// The owner said stop at once: nothing new is begun.
+    pub ending: bool,
+    next_seq: i64,
+    started: MonoMs,
+    trail: Vec<Trail>,
+}
+
+fn sealed_record(
+    pen: &Pen<'_>,
+    opened: &Opened,
+    id: TickId,
+    seq: i64,
+    record: &Record,
+) -> Result<journal::Record, TurnError> {
+    let failed = |text: String| TurnError::parked("journal_unwritable", text, 60_000);
+    let json = serde_json::to_vec(record).map_err(|error| failed(error.to_string()))?;
+    let json = zeroize::Zeroizing::new(json);
+    let purpose = Purpose::Journal { tick_id: id, seq: u32::try_from(seq).unwrap_or(u32::MAX) };
+    let blob = opened.keys.data.seal(purpose, &json, &*pen.host.entropy).map_err(|error| failed(error.to_string()))?;
+    Ok(journal::Record {
+        seq,
+        kind: record.kind().to_owned(),
+        version: i32::try_from(RECORD_VERSION).unwrap_or(i32::MAX),
+        class: record.idempotency().to_owned(),
+        // Of the ciphertext: a digest of the clear record could be guessed from.
+        digest: Hash32::sha256(&blob),
+        blob,
+    })
+}
+
+/// Begins a tick: its row, its inbox rows, its first record and `tick_started`, in one batch.
+pub(crate) async fn begin<'a>(
+    pen: Pen<'a>,
+    agent: &'a Agent,
+    opened: &'a mut Opened,
+    wallet: Arc<dyn WalletDriver>,
+    balance: Msat,
+    stop: &'a CancellationToken,
+    trigger: Trigger,
+    taken: Vec<Taken>,
+) -> Result<Run<'a>, TurnError> {
+    let now = pen.now();
+    let id = TickId::new(now, nexus_core::time::random(&*pen.host.entropy));
+    let rows: Vec<i64> = taken.iter().map(|taken| taken.row).collect();
+    let first = Record::Began { trigger, inbox: rows.clone(), at: now };
+    let tick = Tick::begin(&first).map_err(|error| TurnError::parked("journal_invalid", error.to_string(), 60_000))?;
+    let records = vec![sealed_record(&pen, opened, id, 1, &first)?];
+    let started = EventBody::TickStarted { tick_id: id };
+    let begin = ticks::Begin {
+        fence: pen.fence()?,
+        npub: pen.npub,
+        generation: pen.generation,
+        tick: id,
+        trigger,
+        at: now,
+        inbox: rows,
+        records,
+        events: vec![NewEvent::new(now, started)],
+        side: Vec::new(),
+    };
+    pen.host.faults.pass(At::Before, "append:began").await;
+    let seqs = ticks::begin(&pen.host.store, begin).await?;
+    pen.host.announce(pen.npub, &seqs);
+    pen.host.faults.pass(At::After, "append:began").await;
+    tracing::info!(npub = %pen.npub.short(), tick_id = %id, %trigger, generation = pen.generation.0, "tick started");
+    let trail = vec![Trail { step: "began", at: now, note: Some(trigger.to_string()) }];
+    let started = pen.host.mono();
+    Ok(Run { pen, agent, opened, wallet, balance, stop, id, tick, taken, ending: false, next_seq: 2, started, trail })
+}
+
+/// Reads the journal of a tick that a crash, a hand-over or a stop left open.
+pub(crate) async fn resume<'a>(
+    pen: Pen<'a>,
+    agent: &'a Agent,
+    opened: &'a mut Opened,
+    wallet: Arc<dyn WalletDriver>,
+    balance: Msat,
+    stop: &'a CancellationToken,
+    open: OpenTick,
+) -> Result<Run<'a>, TurnError> {
+    let unreadable = |text: String| TurnError::parked("journal_unreadable", text, 60_000);
+    let id = open.tick.id;
+    let mut records = Vec::with_capacity(open.records.len());
+    for row in &open.records {
+        if row.version != i32::try_from(RECORD_VERSION).unwrap_or(i32::MAX) {
+            return Err(unreadable(format!("journal record {} has version {}", row.kind, row.version)));
+        }
+        let purpose = Purpose::Journal { tick_id: id, seq: u32::try_from(row.seq).unwrap_or(u32::MAX) };
+        let json = opened.keys.data.open(purpose, &row.blob).map_err(|error| unreadable(error.to_string()))?;
+        let record: Record = serde_json::from_slice(json.expose())
+            .map_err(|_| unreadable(format!("journal record of unknown kind {}", row.kind)))?;
+        records.push(record);
+    }
+    let tick = Tick::replay(records.iter()).map_err(|error| unreadable(error.to_string()))?;
+    let mut taken = Vec::new();
+    for item in &open.inbox {
+        // Readable when the tick began, so readable now; one that is not is left out of the answer.
+        if let Ok(row) = filter::open(opened, item).await {
+            taken.push(row);
+        }
+    }
+    tracing::info!(npub = %pen.npub.short(), tick_id = %id, records = records.len(), "tick resumed");
+    let trail = vec![Trail { step: "resumed", at: pen.now(), note: None }];
+    let next_seq = open.records.last().map_or(1, |record| record.seq + 1);
+    let started = pen.host.mono();
+    Ok(Run { pen, agent, opened, wallet, balance, stop, id, tick, taken, ending: false, next_seq, started, trail })
+}
+
+impl Run<'_> {
+    /// Appends one record with what commits beside it, then folds it in.
+    pub async fn append(&mut self, record: Record, side: Vec<Side>) -> Result<(), TurnError> {
+        let kind = record.kind();
+        let mut folded = self.tick.clone();
+        folded.apply(&record).map_err(|error| TurnError::parked("journal_invalid", error.to_string(), 60_000))?;
+        let host = self.pen.host;
+        let at = self.pen.now();
+        let append = journal::Append {
+            fence: self.pen.fence()?,
+            npub: self.pen.npub,
+            generation: self.pen.generation,
+            tick: self.id,
+            at,
+            records: vec![sealed_record(&self.pen, self.opened, self.id, self.next_seq, &record)?],
+            side,
+        };
+        host.faults.pass(At::Before, &format!("append:{kind}")).await;
+        let seqs = journal::append(&host.store, append).await?;
+        host.announce(self.pen.npub, &seqs);
+        host.faults.pass(At::After, &format!("append:{kind}")).await;
+        self.tick = folded;
+        self.next_seq += 1;
+        self.trail.push(Trail { step: kind, at, note: None });
+        Ok(())
+    }
+
+    pub fn relays(&self) -> Vec<String> {
+        relays(self.pen.host, self.agent)
+    }
+
+    fn timed_out(&self) -> bool {
+        self.pen.host.mono().since(self.started) > self.pen.host.config.tick_timeout_ms
+    }
+
+    /// Does steps until the tick is over. An error leaves the journal where it stands.
+    pub async fn drive(mut self) -> Result<(), TurnError> {
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(TurnError::Interrupted);
+            }
+            let step = self.tick.next();
+            if let Some(reason) = self.cut_short(&step) {
+                self.append(Record::Failed { reason }, Vec::new()).await?;
+                continue;
+            }
+            match step {
+                Step::Prepare { attempt, tried } => perform::prepare(&mut self, attempt, &tried).await?,
+                Step::Perform(effect) => perform::perform(&mut self, effect).await?,
+                Step::Decide { answer } => self.decide(&answer).await?,
+                Step::Commit(end) => return self.commit(end).await,
+            }
+        }
+    }
+
+    /// Why the next step is not taken. Nothing that may have been paid is cut short: it is resolved first.
+    fn cut_short(&self, step: &Step) -> Option<Failure> {
+        use nexus_core::tick::Effect;
+        let spendable = match step {
+            Step::Prepare { .. } => true,
+            Step::Perform(effect) => match effect {
+                Effect::PublishRequest(_) | Effect::AwaitOffer(_) => true,
+                Effect::Pay { dispatched, .. } => !dispatched,
+                Effect::AwaitResult { .. } | Effect::Act { .. } => self.ending,
+            },
+            Step::Decide { .. } => self.ending,
+            Step::Commit(_) => false,
+        };
+        match (spendable, self.ending) {
+            (true, true) => Some(Failure::Stopped),
+            (true, false) if self.opened.policy().is_none() => Some(Failure::PolicyRefused),
+            (true, false) if self.timed_out() => Some(Failure::Timeout),
+            (true | false, _) => None,
+        }
+    }
+
+    async fn decide(&mut self, answer: &str) -> Result<(), TurnError> {
+        let host = self.pen.host;
+        let decision = decide(host, self.agent, self.opened, &self.taken, answer).await?;
+        // Should the publishing fail, recovery goes on with it.
+        let later = self.pen.now().plus_ms(15_000);
+        let mut side = Vec::new();
+        for planned in &decision.planned {
+            if let Plan::Publish { events, relays } = &planned.plan {
+                side.extend(events.iter().map(|event| publication(event, relays, later)));
+            }
+        }
+        let note = decision.note.clone();
+        self.append(Record::Decided { actions: decision.planned, note: decision.note }, side).await?;
+        if let (Some(note), Some(last)) = (note, self.trail.last_mut()) {
+            last.note = Some(note);
+        }
+        Ok(())
+    }
+
+    /// Ends the tick: new state, its anchor, spending, lifecycle, history and events in one batch.
+    async fn commit(mut self, end: End) -> Result<(), TurnError> {
+        let now = self.pen.now();
+        let spent = self.tick.spent();
+        self.fold_into_state(now);
+        let policy_version = self.opened.state.policy_version;
+        self.opened.state.intent_digest = Some(self.opened.state.digest_intent(policy_version));
+        self.opened.state.last_tick_at = Some(now);
+        let (state, mut side) = self.anchored_state(now).await?;
+
+        let balance = if spent > Msat::ZERO {
+            wallet::balance(&*self.wallet).await.unwrap_or_else(|_| self.balance.saturating_sub(spent))
+        } else {
+            self.balance
+        };
+        let funded = funds::follow(&self.pen, self.agent, balance, spent).await?;
+        let mut events = funded.events;
+        let failed = match end {
+            End::Completed => None,
+            End::Failed(reason) => Some(reason.as_str().to_owned()),
+        };
+        let views = self.tick.views();
+        let body = match &failed {
+            None => EventBody::TickCompleted { tick_id: self.id, actions: views.clone() },
+            Some(reason) => EventBody::TickFailed { tick_id: self.id, reason: reason.clone() },
+        };
+        let trajectory = self.trajectory()?;
+        let mut event = NewEvent::new(now, body);
+        event.sealed = Some(trajectory.clone());
+        events.insert(0, event);
+        side.extend(self.provider_facts());
+        let change = Change {
+            last_tick_at: Some(now),
+            reason: Some(None),
+            next_attempt_at: Some(None),
+            last_quote: self.tick.jobs().last().map(|job| job.request().quote),
+            ..funded.change
+        };
+        let trail = serde_json::to_string(&self.trail).unwrap_or_default();
+        let commit = ticks::Commit {
+            fence: self.pen.fence()?,
+            npub: self.pen.npub,
+            generation: self.pen.generation,
+            tick: self.id,
+            at: now,
+            failed: failed.clone(),
+            state: Some(state),
+            cost: spent,
+            actions: serde_json::to_string(&views).unwrap_or_default(),
+            steps: trail,
+            sealed: Some(trajectory),
+            change,
+            events,
+            side,
+        };
+        let host = self.pen.host;
+        host.faults.pass(At::Before, "commit").await;
+        let seqs = ticks::commit(&host.store, commit).await?;
+        host.announce(self.pen.npub, &seqs);
+        host.faults.pass(At::After, "commit").await;
+        let outcome = failed.as_deref().unwrap_or("completed");
+        tracing::info!(npub = %self.pen.npub.short(), tick_id = %self.id, outcome, cost_msat = spent.as_u64(), "tick ended");
+        Ok(())
+    }
+
+    /// What this tick changes in the agent's own memory of the world.
+    fn fold_into_state(&mut self, now: UnixMs) {
+        let state = &mut self.opened.state;
+        for taken in &self.taken {
+            if let Some(effect) = taken.effect {
+                state.note_seen(effect);
+            }
+        }
+        if let Window::Day(day) = Window::day_of(now) {
+            state.add_spend(day, self.tick.spent());
+        }
+        for planned in self.tick.planned() {
+            match (&planned.plan, &planned.action) {
+                (Plan::Local, nexus_core::action::Action::AddMemory { text }) => state.remember(now, text.clone()),
+                (Plan::Local, nexus_core::action::Action::UpdateGoal { goal, done, note }) => {
+                    state.update_goal(goal, *done, note.clone());
+                }
+                (Plan::Publish { events, .. }, _) => {
+                    for event in events {
+                        let address = crate::profile::address(event.kind);
+                        let stamp = state.created_at.entry(address).or_insert(event.created_at);
+                        *stamp = (*stamp).max(event.created_at);
+                    }
+                }
+                (Plan::Local | Plan::Refused { .. }, _) => {}
+            }
+        }
+        let answered = self.tick.planned().iter().any(|planned| matches!(planned.plan, Plan::Publish { .. }));
+        if answered {
+            for sender in self.taken.iter().filter_map(|taken| taken.stimulus.sender) {
+                state.note_answer(sender, now);
+            }
+        }
+    }
+
+    /// The sealed state, and its public anchor on its way to the relays.
+    async fn anchored_state(&mut self, now: UnixMs) -> Result<(ticks::NewState, Vec<Side>), TurnError> {
+        // The anchor's own time is part of the state that it anchors.
+        let created_at = self.opened.state.next_created_at("39201:state", now);
+        let state = seal_state(self.pen.host, self.opened)?;
+        let fact = Anchor { version: u64::try_from(state.version).unwrap_or(0), digest: Hash32::sha256(&state.blob) };
+        let before = self.opened.state.created_at.insert("39201:state".into(), created_at - 1);
+        let signed = sign(self.opened, "39201:state", UnixMs::from_secs(created_at), |head| anchor(head, fact)).await?;
+        if let Some(before) = before {
+            self.opened.state.created_at.insert("39201:state".into(), before);
+        }
+        let relays = self.relays();
+        Ok((state, vec![publication(&signed, &relays, now)]))
+    }
+
+    /// What a reader may see of this tick, under the view key: what was said and what was decided.
+    fn trajectory(&self) -> Result<Vec<u8>, TurnError> {
+        let messages: Vec<_> = self
+            .taken
+            .iter()
+            .map(|taken| serde_json::json!({ "from": taken.stimulus.sender, "trigger": taken.stimulus.trigger, "text": taken.stimulus.text }))
+            .collect();
+        let actions: Vec<_> = self.tick.planned().iter().map(|planned| &planned.action).collect();
+        let document = serde_json::json!({ "tick_id": self.id, "messages": messages, "actions": actions });
+        let bytes = zeroize::Zeroizing::new(document.to_string().into_bytes());
+        self.opened
+            .keys
+            .view
+            .seal(Purpose::Trajectory, &bytes, &*self.pen.host.entropy)
+            .map_err(|error| TurnError::parked("view_key", error.to_string(), 60_000))
+    }
+
+    fn provider_facts(&self) -> Vec<Side> {
+        use nexus_core::tick::Job;
+        use nexus_store::provider::Fact;
+        let at = self.pen.now();
+        self.tick
+            .jobs()
+            .iter()
+            .filter_map(|job| {
+                let request = job.request();
+                let fact = match job {
+                    Job::Done { .. } => Fact::Done { latency_ms: at.0 - request.at.0, price: request.quote },
+                    Job::Disputed { .. } => Fact::Disputed,
+                    Job::Abandoned { .. } => Fact::Abandoned,
+                    Job::Requested { .. } | Job::Invoiced { .. } | Job::Paying { .. } | Job::Paid { .. } => {
+                        return None;
+                    }
+                };
+                Some(Side::Provider { provider: request.provider, fact })
+            })
+            .collect()
+    }
+}
+
+/// Whether an error of an append says that it happened before: then the journal is read back.
+pub(crate) fn happened_before(error: &TurnError) -> bool {
+    matches!(error, TurnError::Store(StoreError::Duplicate { .. }))
+}
+
+/// Used by the performer for an action that relays took or did not.
+pub(crate) fn acted(index: usize, taken: bool, relays: Vec<String>) -> Record {
+    let outcome = if taken {
+        ActionOutcome::Done { relays }
+    } else {
+        ActionOutcome::Queued { why: "no relay took it yet; it is tried again".into() }
+    };
+    Record::Acted { index, outcome }
+}

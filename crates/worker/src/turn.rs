@@ -1,0 +1,358 @@
+//! One look at one agent: recovery, wallet requests, the filter, the gate and, if all agree, a tick.
+
+use std::sync::Arc;
+
+use nexus_core::budget::{Window, believe};
+use nexus_core::gate::{self, Refusal, Standing};
+use nexus_core::schedule;
+use nexus_core::status::{CustodyState, Desired, Reason};
+use nexus_core::trigger::Trigger;
+use nexus_core::{Generation, MonoMs, Msat, Npub, TickId, UnixMs};
+use nexus_lightning::WalletDriver;
+use nexus_store::agent::{self, Agent, Change};
+use nexus_store::event::NewEvent;
+use nexus_store::tick::Skip;
+use nexus_store::{inbox, payment, tick as ticks, wallet_request};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::TurnError;
+use crate::filter::{Sifted, Taken, sift};
+use crate::host::Host;
+use crate::ledger::Pen;
+use crate::perceive::MAX_STIMULI;
+use crate::roster::NEVER;
+use crate::unlock::{Opened, unlock};
+use crate::{funds, profile, recover, tick, wallet};
+
+/// What becomes of the agent's seat.
+pub(crate) enum After {
+    At(MonoMs),
+    Drop,
+}
+
+const DAY_MS: i64 = 86_400_000;
+/// Rows of the inbox looked at in one turn.
+const BATCH: u32 = 64;
+/// Between looks at providers when none would take the job.
+const NO_PROVIDER_MS: i64 = 5_000;
+
+/// Takes a turn, and turns every error into a reason and a next attempt.
+pub(crate) async fn take(host: &Arc<Host>, npub: Npub, generation: Generation, stop: &CancellationToken) -> After {
+    match attempt(host, npub, generation, stop).await {
+        Ok(after) => {
+            host.note_success(&npub);
+            after
+        }
+        Err(TurnError::Stale) => After::Drop,
+        Err(TurnError::Interrupted) => After::At(host.mono()),
+        Err(error) if tick::happened_before(&error) => After::At(host.mono()),
+        Err(TurnError::Store(error)) => {
+            let pause = backoff(host, npub);
+            tracing::warn!(npub = %npub.short(), %error, pause_ms = pause, "turn failed; taken again");
+            After::At(host.mono().plus_ms(pause))
+        }
+        Err(TurnError::Parked { code, text, retry_ms }) => {
+            tracing::info!(npub = %npub.short(), code, "parked");
+            park(host, npub, generation, code, &text, retry_ms).await
+        }
+    }
+}
+
+/// Half a second doubling to a minute, with jitter.
+fn backoff(host: &Host, npub: Npub) -> u64 {
+    let failures = host.note_failure(npub).min(8);
+    let whole = (250_u64 << failures).min(60_000);
+    let [random] = nexus_core::time::random::<1>(&*host.entropy);
+    whole / 2 + whole * u64::from(random) / 510
+}
+
+async fn park(host: &Host, npub: Npub, generation: Generation, code: &str, text: &str, retry_ms: u64) -> After {
+    let pen = Pen { host, npub, generation };
+    let retry = host.now().plus_ms(i64::try_from(retry_ms).unwrap_or(i64::MAX));
+    let shown = async {
+        let agent = agent::get(&host.store, npub).await?.ok_or(TurnError::Stale)?;
+        pen.reason(&agent, Some(Reason::new(code, text)), Some(retry)).await?;
+        if code == "locked" && agent.custody != CustodyState::Locked {
+            let change = Change { custody: Some(CustodyState::Locked), ..Change::default() };
+            pen.change(change, Vec::new()).await?;
+        }
+        Ok::<(), TurnError>(())
+    };
+    match shown.await {
+        Err(TurnError::Stale) => After::Drop,
+        Ok(()) | Err(_) => After::At(host.mono().plus_ms(retry_ms)),
+    }
+}
+
+/// A turn that panicked: the agent waits, longer each time, with its reason shown.
+pub(crate) async fn park_crashed(host: &Arc<Host>, npub: Npub, generation: Generation) -> After {
+    let pause = backoff(host, npub).max(1_000);
+    park(host, npub, generation, "crashed", "the worker hit a bug in this agent's turn; it is tried again", pause).await
+}
+
+async fn attempt(
+    host: &Arc<Host>,
+    npub: Npub,
+    generation: Generation,
+    stop: &CancellationToken,
+) -> Result<After, TurnError> {
+    let mut agent = agent::get(&host.store, npub).await?.ok_or(TurnError::Stale)?;
+    if agent.worker != Some(host.id) || agent.generation < generation {
+        return Err(TurnError::Stale);
+    }
+    let pen = Pen { host, npub, generation: agent.generation };
+    let publish_in = recover::publications(&pen).await?;
+    let open = ticks::open(&host.store, npub).await?;
+    let requests = wallet_request::waiting(&host.store, npub, host.now()).await?;
+    let payments = payment::open(&host.store, npub).await?;
+    let idle = open.is_none() && requests.is_empty() && payments.is_empty() && host.watches(&npub).is_empty();
+    if agent.desired == Desired::Stopped && idle {
+        return Ok(After::At(due_in(host, publish_in)));
+    }
+
+    let mut opened = unlock(host, &agent).await?;
+    if agent.custody != CustodyState::Ready {
+        let change = Change { custody: Some(CustodyState::Ready), ..Change::default() };
+        pen.change(change, Vec::new()).await?;
+        agent.custody = CustodyState::Ready;
+    }
+    wallet::answer(host, &agent, &opened, requests).await?;
+    let driver = wallet::open(host, &opened)?;
+    let resolve_in = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
+
+    if let Some(open) = open {
+        let balance = agent.balance.unwrap_or(Msat::ZERO);
+        let mut run = tick::resume(pen, &agent, &mut opened, driver, balance, stop, open).await?;
+        run.ending = agent.desired == Desired::Stopped && agent.stop_now;
+        run.drive().await?;
+        return Ok(After::At(host.mono()));
+    }
+    let look_in = watch(&pen, &mut agent, &*driver).await?;
+    if agent.desired == Desired::Stopped {
+        return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in]))));
+    }
+    profile::announce(&pen, &agent, &mut opened).await?;
+    let next = live(host, pen, agent, &mut opened, driver, stop).await?;
+    let next = match next {
+        Some(next) => next.since(host.mono()).min(soonest([publish_in, resolve_in, look_in]).unwrap_or(u64::MAX)),
+        None => return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in])))),
+    };
+    Ok(After::At(host.mono().plus_ms(next)))
+}
+
+fn soonest<const N: usize>(times: [Option<u64>; N]) -> Option<u64> {
+    times.into_iter().flatten().min()
+}
+
+fn due_in(host: &Host, ms: Option<u64>) -> MonoMs {
+    ms.map_or(NEVER, |ms| host.mono().plus_ms(ms))
+}
+
+/// Keeps the balance fresh: when an invoice of ours was paid, and while it is not known.
+async fn watch(pen: &Pen<'_>, agent: &mut Agent, driver: &dyn WalletDriver) -> Result<Option<u64>, TurnError> {
+    let (paid, again) = funds::look_at_watches(pen, driver).await;
+    let stale = agent.balance.is_none();
+    let asleep = !nexus_core::lifecycle::admits(agent.lifecycle, Trigger::Mention);
+    if paid || stale || asleep {
+        funds::refresh(pen, agent, driver).await?;
+    }
+    Ok(again)
+}
+
+/// The part of a turn that may start a tick. Returns when to look again; none for never.
+async fn live(
+    host: &Arc<Host>,
+    pen: Pen<'_>,
+    mut agent: Agent,
+    opened: &mut Opened,
+    driver: Arc<dyn WalletDriver>,
+    stop: &CancellationToken,
+) -> Result<Option<MonoMs>, TurnError> {
+    let now = host.now();
+    if agent.next_tick_at.is_none() {
+        let change = Change { next_tick_at: Some(Some(now)), ..Change::default() };
+        pen.change(change, Vec::new()).await?;
+        agent.next_tick_at = Some(now);
+    }
+    let taken = sift_inbox(&pen, &agent, opened).await?;
+    let heartbeat_due = agent.next_tick_at.is_some_and(|due| due <= now);
+    let trigger = match taken.first() {
+        Some(first) => first.stimulus.trigger,
+        None if heartbeat_due => Trigger::Heartbeat,
+        None => return Ok(Some(until(host, agent.next_tick_at))),
+    };
+    // The truth about money, before it is spent.
+    if let Some(balance) = funds::refresh(&pen, &mut agent, &*driver).await? {
+        agent.balance = Some(balance);
+    } else {
+        let text = "the agent's wallet cannot be reached; it is tried again";
+        return Err(TurnError::parked("wallet_unreachable", text, 10_000));
+    }
+    match gate(&pen, &agent, opened, trigger).await? {
+        Ok(()) => {}
+        Err(refusal) => return refuse(&pen, &agent, trigger, &taken, refusal).await.map(Some),
+    }
+    let balance = agent.balance.unwrap_or(Msat::ZERO);
+    if heartbeat_due {
+        advance(&pen, &agent, now).await?;
+    }
+    let run = tick::begin(pen, &agent, opened, driver, balance, stop, trigger, taken).await?;
+    run.drive().await?;
+    // More may wait; if nothing does, the next turn finds out for free.
+    Ok(Some(host.mono()))
+}
+
+fn until(host: &Host, at: Option<UnixMs>) -> MonoMs {
+    let Some(at) = at else { return NEVER };
+    let wait = u64::try_from(at.0.saturating_sub(host.now().0)).unwrap_or(0);
+    // Wall clocks jump: look at least once a minute.
+    host.mono().plus_ms(wait.min(60_000))
+}
+
+/// Moves the heartbeat on, and notes the beats that were missed.
+async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<(), TurnError> {
+    let Some(due) = agent.next_tick_at else { return Ok(()) };
+    let met = schedule::meet(due, i64::from(agent.config.heartbeat_secs) * 1_000, now, agent.config.catch_up);
+    let change = Change { next_tick_at: Some(Some(met.next)), ..Change::default() };
+    let mut events = Vec::new();
+    if met.missed > 0 {
+        let reason = format!("missed: {} heartbeats while nothing ran", met.missed);
+        let body = nexus_core::event::EventBody::TickSkipped { trigger: Trigger::Heartbeat, reason };
+        events.push(NewEvent::new(now, body));
+    }
+    pen.change(change, events).await
+}
+
+/// Opens and judges what waits in the inbox; what is refused is marked as handled.
+async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &Opened) -> Result<Vec<Taken>, TurnError> {
+    let host = pen.host;
+    let mut taken: Vec<Taken> = Vec::new();
+    // Without a policy nobody knows who may wake the agent: rows wait.
+    if opened.policy().is_none() {
+        return Ok(taken);
+    }
+    for item in inbox::pending(&host.store, pen.npub, BATCH).await? {
+        if taken.len() >= MAX_STIMULI {
+            break;
+        }
+        match sift(host, opened, &agent.config, &item, &taken).await {
+            Sifted::Keep(row) => taken.push(*row),
+            Sifted::Discard(why) => {
+                tracing::debug!(npub = %pen.npub.short(), why, "inbox row discarded");
+                inbox::discard(&host.store, pen.fence()?, pen.npub, pen.generation, &[item.id], why).await?;
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// The one gate on every wake path.
+async fn gate(
+    pen: &Pen<'_>,
+    agent: &Agent,
+    opened: &Opened,
+    trigger: Trigger,
+) -> Result<Result<(), Refusal>, TurnError> {
+    let host = pen.host;
+    let now = host.now();
+    let today = Window::day_of(now);
+    let day = payment::counter(&host.store, pen.npub, today).await?;
+    if let Window::Day(number) = today {
+        if let Err(found) = believe(day.settled, opened.state.spent_on(number)) {
+            return Err(TurnError::parked("budget_tampered", found.to_string(), 60_000));
+        }
+    }
+    let network = host.wallets.network();
+    let relays = profile::relays(host, agent);
+    let cheapest = match opened.policy() {
+        Some(policy) => host.market.cheapest(host, &relays, policy, network.as_str()).await,
+        None => None,
+    };
+    let intent = opened.state.digest_intent(opened.state.policy_version);
+    let standing = Standing {
+        desired: agent.desired,
+        custody: agent.custody,
+        hosting: agent.hosting,
+        lifecycle: agent.lifecycle,
+        policy: opened.policy(),
+        day,
+        balance: agent.balance.unwrap_or(Msat::ZERO),
+        cheapest,
+        ticks_last_hour: ticks::count_since(&host.store, pen.npub, UnixMs(now.0 - 3_600_000)).await?,
+        ticks_per_hour: agent.config.ticks_per_hour,
+        hour_frees_at: now.plus_ms(60_000),
+        something_new: agent.config.heartbeat_when == nexus_core::agent::HeartbeatWhen::Always
+            || opened.state.last_tick_at.is_none()
+            || opened.state.intent_digest != Some(intent),
+        next_day_at: UnixMs((now.0.div_euclid(DAY_MS) + 1) * DAY_MS),
+    };
+    if let Err(refusal) = gate::pass(&standing, trigger) {
+        // A policy that is there and was refused says so in its own words.
+        if let (Err(problem), "policy_missing") = (&opened.policy, refusal.code) {
+            return Err(TurnError::parked(problem.code, problem.text.clone(), 60_000));
+        }
+        return Ok(Err(refusal));
+    }
+    if cheapest.is_none() {
+        return Ok(Err(Refusal {
+            code: "no_provider",
+            text: "no compute provider that the policy allows is announced; looked for again",
+            retry_at: Some(now.plus_ms(NO_PROVIDER_MS)),
+            keep: true,
+        }));
+    }
+    Ok(Ok(()))
+}
+
+/// Records a refusal: in the history, as the agent's reason, and with the next attempt.
+async fn refuse(
+    pen: &Pen<'_>,
+    agent: &Agent,
+    trigger: Trigger,
+    taken: &[Taken],
+    refusal: Refusal,
+) -> Result<MonoMs, TurnError> {
+    let host = pen.host;
+    let now = host.now();
+    let heartbeat = trigger == Trigger::Heartbeat;
+    let known = agent.reason.as_ref().is_some_and(|reason| reason.code == refusal.code);
+    let beat = match (heartbeat, agent.next_tick_at) {
+        (true, Some(due)) => {
+            Some(schedule::meet(due, i64::from(agent.config.heartbeat_secs) * 1_000, now, agent.config.catch_up).next)
+        }
+        (true, None) | (false, _) => agent.next_tick_at,
+    };
+    // A heartbeat that can pass before the next one stays due.
+    let soon = refusal.retry_at.filter(|retry| beat.is_none_or(|beat| *retry < beat));
+    let next_tick = if heartbeat && soon.is_some() { agent.next_tick_at } else { beat };
+    let next_attempt = soon.or(beat);
+    // A refusal that says nothing is wrong leaves no reason behind.
+    let quiet = refusal.code == "nothing_new";
+    let reason = if quiet { None } else { Some(Reason::new(refusal.code, refusal.text)) };
+    let discard: Vec<i64> = if refusal.keep { Vec::new() } else { taken.iter().map(|taken| taken.row).collect() };
+    // The same refusal of rows that go on waiting is told once.
+    if known && discard.is_empty() && (!heartbeat || soon.is_some()) {
+        return Ok(until(host, next_attempt));
+    }
+    let body = nexus_core::event::EventBody::TickSkipped { trigger, reason: refusal.code.to_owned() };
+    let skip = Skip {
+        fence: pen.fence()?,
+        npub: pen.npub,
+        generation: pen.generation,
+        tick: TickId::new(now, nexus_core::time::random(&*host.entropy)),
+        trigger,
+        at: now,
+        reason: refusal.code.to_owned(),
+        discard,
+        change: Change {
+            reason: Some(reason),
+            next_attempt_at: Some(next_attempt),
+            next_tick_at: Some(next_tick),
+            ..Change::default()
+        },
+        events: vec![NewEvent::new(now, body)],
+    };
+    let seqs = ticks::skip(&host.store, skip).await?;
+    host.announce(pen.npub, &seqs);
+    Ok(until(host, next_attempt))
+}

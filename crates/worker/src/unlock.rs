@@ -1,0 +1,187 @@
+//! Opening an agent for one turn: keys, policy, state. Dropped, and wiped, at the turn's end.
+
+use std::sync::Arc;
+
+use nexus_core::policy::Policy;
+use nexus_core::state::AgentState;
+use nexus_core::{Generation, Npub};
+use nexus_seal::blob::Purpose;
+use nexus_seal::{Wrap, verify_policy};
+use nexus_store::agent::{self, Agent, Made};
+use nexus_store::tick::NewState;
+use nexus_vault::{AgentKeys, AgentSecrets, LocalSigner, VaultError, WalletSeed};
+
+use crate::error::TurnError;
+use crate::host::Host;
+
+/// Until an agent that cannot be opened is tried again: its owner or operator has to act first.
+const RETRY_MS: u64 = 60_000;
+
+/// An agent, open.
+pub(crate) struct Opened {
+    pub npub: Npub,
+    pub owner: Npub,
+    pub signer: Arc<LocalSigner>,
+    pub wallet_seed: WalletSeed,
+    pub keys: AgentKeys,
+    /// The policy to obey, or why there is none.
+    pub policy: Result<Policy, PolicyProblem>,
+    pub policy_digest: Option<nexus_core::Hash32>,
+    pub state: AgentState,
+    /// The stored version that `state` was read from; 0 before the first.
+    pub stored_version: i64,
+}
+
+/// Why no policy is obeyed.
+#[derive(Debug, Clone)]
+pub(crate) struct PolicyProblem {
+    pub code: &'static str,
+    pub text: String,
+}
+
+impl Opened {
+    pub fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref().ok()
+    }
+}
+
+/// Opens what is stored of an agent. Whatever does not fit together parks the agent under a name.
+pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnError> {
+    let npub = agent.npub;
+    let sealed = agent::sealed(&host.store, npub).await?.ok_or(TurnError::Stale)?;
+    let Some(sealed_key) = &sealed.sealed_key else {
+        let text = "no key is sealed to this pool: create the agent again with the nexus client, or unlock it";
+        return Err(TurnError::parked("locked", text, RETRY_MS));
+    };
+    let opened = AgentSecrets::open(sealed_key, &host.pool, &host.config.pool, &npub, host.entropy.clone());
+    let secrets = opened.map_err(|error| TurnError::parked("sealed_key_refused", error.to_string(), RETRY_MS))?;
+    let (keys, state, stored_version) = open_state(host, agent, &secrets).await?;
+    let (policy, policy_digest) = open_policy(sealed.policy.as_ref().map(|p| p.event.as_str()), &secrets, &state);
+    let mut opened = Opened {
+        npub,
+        owner: secrets.owner,
+        signer: secrets.signer,
+        wallet_seed: secrets.wallet,
+        keys,
+        policy,
+        policy_digest,
+        state,
+        stored_version,
+    };
+    remember_policy(host, agent.generation, &mut opened).await?;
+    Ok(opened)
+}
+
+async fn open_state(
+    host: &Host,
+    agent: &Agent,
+    secrets: &AgentSecrets,
+) -> Result<(AgentKeys, AgentState, i64), TurnError> {
+    let npub = agent.npub;
+    let stored = agent::state(&host.store, npub).await?;
+    let wraps = agent::wraps(&host.store, npub).await?;
+    let wraps: Vec<Wrap> = wraps.into_iter().filter_map(read_wrap).collect();
+    let keys = match AgentKeys::open(&*secrets.signer, &wraps).await {
+        Ok(keys) => keys,
+        Err(VaultError::WrapMissing(_)) if stored.is_none() => make_keys(host, agent, secrets).await?,
+        Err(error) => return Err(TurnError::parked("keys_refused", error.to_string(), RETRY_MS)),
+    };
+    let Some(stored) = stored else {
+        return Ok((keys, AgentState::new(String::new(), Vec::new()), 0));
+    };
+    if stored.generation > agent.generation {
+        return Err(TurnError::parked("state_generation", "state of a later generation than the agent's", RETRY_MS));
+    }
+    let refused = |text: String| TurnError::parked("state_refused", text, RETRY_MS);
+    let bytes = keys.data.open(Purpose::State, &stored.blob).map_err(|error| refused(error.to_string()))?;
+    let state = AgentState::decode(bytes.expose()).map_err(|_| refused("state of another version".into()))?;
+    Ok((keys, state, stored.version))
+}
+
+fn read_wrap(wrap: agent::Wrap) -> Option<Wrap> {
+    let key = serde_json::from_value(serde_json::Value::String(wrap.key)).ok()?;
+    Some(Wrap { key, number: wrap.number, recipient: wrap.recipient.parse().ok()?, ciphertext: wrap.ciphertext })
+}
+
+/// What a bare API caller left out is made at the first start.
+async fn make_keys(host: &Host, agent: &Agent, secrets: &AgentSecrets) -> Result<AgentKeys, TurnError> {
+    let failed = |error: VaultError| TurnError::parked("keys_refused", error.to_string(), RETRY_MS);
+    let keys = AgentKeys::generate(agent.npub, &*host.entropy);
+    let recipient = host.pool.recipient();
+    let pool = (host.config.pool.as_str(), &recipient);
+    let wraps = keys.wraps(&*secrets.signer, &[secrets.owner], Some(pool), &*host.entropy).await.map_err(failed)?;
+    let stored = wraps.iter().map(|wrap| agent::Wrap {
+        key: wrap.key.as_str().to_owned(),
+        number: wrap.number,
+        recipient: wrap.recipient.to_string(),
+        ciphertext: wrap.ciphertext.clone(),
+    });
+    let made = Made { wraps: stored.collect(), inbox_recipient: Some(keys.inbox.recipient().to_string()), state: None };
+    let fence = host.fence().ok_or(TurnError::Stale)?;
+    agent::put_made(&host.store, fence, agent.npub, agent.generation, host.now(), made).await?;
+    // Another worker may have been first: what is stored counts.
+    let wraps = agent::wraps(&host.store, agent.npub).await?;
+    let wraps: Vec<Wrap> = wraps.into_iter().filter_map(read_wrap).collect();
+    AgentKeys::open(&*secrets.signer, &wraps).await.map_err(failed)
+}
+
+type Verified = (Result<Policy, PolicyProblem>, Option<nexus_core::Hash32>);
+
+/// Verifies the stored policy against the owner inside the sealed key, and against what was obeyed before.
+fn open_policy(event: Option<&str>, secrets: &AgentSecrets, state: &AgentState) -> Verified {
+    let Some(event) = event else {
+        let text = "no policy signed by the owner: the agent may not spend".to_owned();
+        return (Err(PolicyProblem { code: "policy_missing", text }), None);
+    };
+    let refused = |text: String| (Err(PolicyProblem { code: "policy_refused", text }), None);
+    let event = match nexus_seal::event::parse_verified(event.as_bytes()) {
+        Ok(event) => event,
+        Err(error) => return refused(format!("policy refused: {error}")),
+    };
+    let signed = match verify_policy(&event, &secrets.owner, &secrets.npub) {
+        Ok(signed) => signed,
+        Err(error) => return refused(format!("policy refused: {error}")),
+    };
+    match signed.follows(state.policy_version, state.policy_digest, secrets.min_policy_version) {
+        Ok(()) => (Ok(signed.policy), Some(signed.digest)),
+        Err(error) => refused(format!("policy refused: {error}")),
+    }
+}
+
+/// A newer policy is noted in encrypted state before it is obeyed, so that no older one is ever obeyed after it.
+async fn remember_policy(host: &Host, generation: Generation, opened: &mut Opened) -> Result<(), TurnError> {
+    let Ok(policy) = &opened.policy else { return Ok(()) };
+    if policy.version == opened.state.policy_version && opened.state.policy_digest == opened.policy_digest {
+        return Ok(());
+    }
+    let version = policy.version;
+    opened.state.policy_version = version;
+    opened.state.policy_digest = opened.policy_digest;
+    save_state(host, generation, opened).await
+}
+
+/// Stores the state outside a tick. A tick that is open keeps its journal; its commit builds on this state.
+pub(crate) async fn save_state(host: &Host, generation: Generation, opened: &mut Opened) -> Result<(), TurnError> {
+    let state = seal_state(host, opened)?;
+    let version = state.version;
+    let fence = host.fence().ok_or(TurnError::Stale)?;
+    let made = Made { wraps: Vec::new(), inbox_recipient: None, state: Some(state) };
+    agent::put_made(&host.store, fence, opened.npub, generation, host.now(), made).await?;
+    opened.stored_version = version;
+    Ok(())
+}
+
+/// The next version of the state, closed.
+pub(crate) fn seal_state(host: &Host, opened: &mut Opened) -> Result<NewState, TurnError> {
+    let version = opened.stored_version + 1;
+    opened.state.version = u64::try_from(version).unwrap_or(0);
+    let bytes =
+        opened.state.encode().map_err(|error| TurnError::parked("state_too_large", error.to_string(), RETRY_MS))?;
+    let bytes = zeroize::Zeroizing::new(bytes);
+    let blob = opened
+        .keys
+        .data
+        .seal(Purpose::State, &bytes, &*host.entropy)
+        .map_err(|error| TurnError::parked("state_too_large", error.to_string(), RETRY_MS))?;
+    Ok(NewState { version, blob })
+}

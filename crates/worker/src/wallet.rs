@@ -1,0 +1,142 @@
+//! The agent's wallet: which driver is behind it, and what control asks of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexus_core::policy::WalletChoice;
+use nexus_core::{Msat, Npub};
+use nexus_lightning::devnet::{AccountKey, Devnet};
+use nexus_lightning::{InvoiceRequest, Network, WalletDriver, WalletError};
+use nexus_store::agent::Agent;
+use nexus_store::wallet_request::{self, Answer, WalletRequest};
+use nexus_vault::WalletSeed;
+use serde::Deserialize;
+
+use crate::error::TurnError;
+use crate::host::Host;
+use crate::unlock::Opened;
+
+/// How long a wallet backend may take for anything but a payment.
+pub(crate) const WALLET_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A wallet that this worker has no driver for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WalletUnavailable(pub String);
+
+/// Opens agents' wallets.
+pub trait Wallets: Send + Sync {
+    fn open(&self, choice: &WalletChoice, seed: &WalletSeed) -> Result<Arc<dyn WalletDriver>, WalletUnavailable>;
+
+    /// The Lightning network that invoices must be for.
+    fn network(&self) -> Network;
+}
+
+/// Wallets on the development network, keyed by a key from the wallet seed.
+pub struct DevWallets(pub Devnet);
+
+impl Wallets for DevWallets {
+    fn open(&self, choice: &WalletChoice, seed: &WalletSeed) -> Result<Arc<dyn WalletDriver>, WalletUnavailable> {
+        match choice {
+            WalletChoice::Dev {} => {
+                let key = AccountKey::from_wallet_seed(seed.expose_seed().expose());
+                Ok(Arc::new(self.0.wallet(key)))
+            }
+            WalletChoice::Cashu { .. } | WalletChoice::Nwc {} | WalletChoice::Spark {} => {
+                Err(WalletUnavailable("this host has only development wallets: use `wallet: dev` in the policy".into()))
+            }
+        }
+    }
+
+    fn network(&self) -> Network {
+        Network::Regtest
+    }
+}
+
+/// The wallet that the policy names.
+pub(crate) fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>, TurnError> {
+    // Without a policy nothing is spent, but the agent can be funded: at the host's own kind of wallet.
+    let choice = opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default();
+    host.wallets
+        .open(&choice, &opened.wallet_seed)
+        .map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
+}
+
+/// What can be spent now; an error in words when the backend does not say.
+pub(crate) async fn balance(wallet: &dyn WalletDriver) -> Result<Msat, String> {
+    match tokio::time::timeout(WALLET_TIMEOUT, wallet.balance()).await {
+        Ok(Ok(balance)) => Ok(balance),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the wallet backend did not answer in time".into()),
+    }
+}
+
+#[derive(Deserialize)]
+struct InvoiceBody {
+    amount_msat: Msat,
+    #[serde(default)]
+    memo: String,
+    #[serde(default)]
+    expiry_secs: Option<u32>,
+}
+
+/// Answers what control asked; returns whether anything was answered.
+pub(crate) async fn answer(
+    host: &Host,
+    agent: &Agent,
+    opened: &Opened,
+    requests: Vec<WalletRequest>,
+) -> Result<bool, TurnError> {
+    let answered = !requests.is_empty();
+    for request in requests {
+        let answer = match open(host, opened) {
+            Ok(wallet) => one(host, agent.npub, &*wallet, &request).await,
+            Err(error) => Answer::Failed(error.to_string()),
+        };
+        let fence = host.fence().ok_or(TurnError::Stale)?;
+        let stored =
+            wallet_request::answer(&host.store, fence, agent.npub, agent.generation, &request.id, answer).await;
+        match stored {
+            Ok(()) => {}
+            Err(error) if error.conflict().is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if answered {
+        // Whoever waits for the answer reads the database when it hears this.
+        host.bus.publish(nexus_bus::Wake::Event { npub: agent.npub, seq: agent.event_seq });
+    }
+    Ok(answered)
+}
+
+async fn one(host: &Host, npub: Npub, wallet: &dyn WalletDriver, request: &WalletRequest) -> Answer {
+    match request.kind.as_str() {
+        "invoice" => match tokio::time::timeout(WALLET_TIMEOUT, invoice(host, npub, wallet, &request.body)).await {
+            Ok(Ok(body)) => Answer::Done(body),
+            Ok(Err(error)) => Answer::Failed(error),
+            Err(_) => Answer::Failed("the wallet backend did not answer in time".into()),
+        },
+        "balance" => match balance(wallet).await {
+            Ok(balance) => Answer::Done(serde_json::json!({ "balance_msat": balance }).to_string()),
+            Err(error) => Answer::Failed(error),
+        },
+        other => Answer::Failed(format!("unknown wallet request: {}", other.chars().take(32).collect::<String>())),
+    }
+}
+
+async fn invoice(host: &Host, npub: Npub, wallet: &dyn WalletDriver, body: &str) -> Result<String, String> {
+    let body: InvoiceBody = serde_json::from_str(body).map_err(|error| format!("not an invoice request: {error}"))?;
+    let mut request = InvoiceRequest::new(body.amount_msat, body.memo);
+    if let Some(secs) = body.expiry_secs {
+        request.expiry_s = secs;
+    }
+    let invoice = wallet.create_invoice(request).await.map_err(|error: WalletError| error.to_string())?;
+    host.watch(npub, invoice.hash, invoice.expires_at);
+    Ok(serde_json::json!({
+        "bolt11": invoice.bolt11,
+        "payment_hash": invoice.hash,
+        "amount_msat": body.amount_msat,
+        "expires_at": invoice.expires_at,
+    })
+    .to_string())
+}
