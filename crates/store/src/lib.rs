@@ -23,6 +23,7 @@ pub mod account;
 pub mod agent;
 pub mod audit;
 pub mod event;
+pub mod hosted;
 pub mod idempotency;
 pub mod inbox;
 pub mod installation;
