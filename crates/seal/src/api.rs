@@ -173,7 +173,10 @@ impl CreateAgent {
             crate::verify_policy(policy, owner, &self.npub).map_err(|e| fail("policy", e.to_string()))?;
         }
         if let Some(claim) = &self.claim {
-            crate::claim::verify_claim(claim, &self.npub, now).map_err(|e| fail("claim", e.to_string()))?;
+            let claim = crate::claim::verify_claim(claim, &self.npub, now).map_err(|e| fail("claim", e.to_string()))?;
+            if claim.inbox.is_some() && claim.inbox != self.inbox_recipient {
+                return Err(fail("claim", "names another inbox recipient than inbox_recipient".into()));
+            }
         }
         if let Some(state) = &self.state {
             crate::blob::Blob::parse(&state.0).map_err(|e| fail("state", e.to_string()))?;

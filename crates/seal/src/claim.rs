@@ -7,6 +7,7 @@ use nostr::event::{Event, UnsignedEvent};
 use nostr::types::Timestamp;
 
 use crate::event::{EventError, created_at_secs, event_id, expect_tag, single_tag, tag, unsigned, verify_from};
+use crate::recipient::Recipient;
 
 /// NIP-SA's schedule kind, at an address of its own.
 pub const CLAIM_KIND: u16 = 39_202;
@@ -27,6 +28,8 @@ pub enum ClaimError {
     Url,
     #[error("host claim: the epoch must be a number from 1")]
     Epoch,
+    #[error("host claim: the inbox recipient is none")]
+    Inbox,
     #[error("host claim: dated {ahead_secs} seconds ahead")]
     Ahead { ahead_secs: i64 },
 }
@@ -41,19 +44,30 @@ pub struct HostClaim {
     pub url: String,
     /// Counts up from 1 with every move.
     pub epoch: u64,
+    /// The agent's inbox recipient, as the agent itself says it.
+    pub inbox: Option<Recipient>,
     /// Seconds since 1970.
     pub created_at: i64,
     pub id: Hash32,
 }
 
-/// The event for the agent to sign.
-pub fn unsigned_claim(agent: &Npub, runner: &Npub, url: &str, epoch: u64, created_at: Timestamp) -> UnsignedEvent {
-    let tags = vec![
+/// The event for the agent to sign. `inbox` is the agent's inbox recipient, where the signer knows it: who seals a text
+/// for the agent compares, because a host could name a recipient of its own.
+pub fn unsigned_claim(
+    agent: &Npub,
+    runner: &Npub,
+    url: &str,
+    epoch: u64,
+    inbox: Option<&Recipient>,
+    created_at: Timestamp,
+) -> UnsignedEvent {
+    let mut tags = vec![
         tag("d", [CLAIM_IDENTIFIER]),
         tag("runner", [runner.to_hex().as_str()]),
         tag("url", [url]),
         tag("epoch", [epoch.to_string().as_str()]),
     ];
+    tags.extend(inbox.map(|recipient| tag("inbox", [recipient.as_str()])));
     unsigned(agent, CLAIM_KIND, created_at, tags, String::new())
 }
 
@@ -70,12 +84,16 @@ pub fn verify_claim(event: &Event, agent: &Npub, now: UnixMs) -> Result<HostClai
     if epoch == 0 || i64::try_from(epoch).is_err() {
         return Err(ClaimError::Epoch);
     }
+    let inbox = match event.tags.iter().any(|tag| tag.kind() == "inbox") {
+        true => Some(single_tag(event, "inbox")?.parse().map_err(|_| ClaimError::Inbox)?),
+        false => None,
+    };
     let created_at = created_at_secs(event);
     let ahead_secs = created_at.saturating_sub(now.secs());
     if ahead_secs > MAX_AHEAD_SECS {
         return Err(ClaimError::Ahead { ahead_secs });
     }
-    Ok(HostClaim { agent: *agent, runner, url: url.to_owned(), epoch, created_at, id: event_id(event) })
+    Ok(HostClaim { agent: *agent, runner, url: url.to_owned(), epoch, inbox, created_at, id: event_id(event) })
 }
 
 impl HostClaim {

@@ -34,6 +34,9 @@ pub struct SealedKey {
     pub mnemonic: SecretText,
     /// Policies below this version are refused, even by a worker that has seen none yet.
     pub min_policy_version: u64,
+    /// The client made the keys and the first state. A worker that finds wraps or state missing then refuses to start
+    /// from nothing: otherwise, deleting rows would make it forget which policy it obeyed and what it spent.
+    pub with_state: bool,
 }
 
 impl fmt::Debug for SealedKey {
@@ -51,6 +54,7 @@ struct Closing<'a> {
     pool_id: &'a str,
     mnemonic: &'a str,
     min_policy_version: u64,
+    with_state: bool,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +68,7 @@ struct Opened {
     pool_id: String,
     mnemonic: SecretText,
     min_policy_version: u64,
+    with_state: bool,
 }
 
 /// Closes the runtime envelope to a pool: an armored age file.
@@ -76,6 +81,7 @@ pub fn seal_key(key: &SealedKey, pool: &Recipient) -> Result<String, RecipientEr
         pool_id: &key.pool_id,
         mnemonic: key.mnemonic.expose(),
         min_policy_version: key.min_policy_version,
+        with_state: key.with_state,
     };
     let plaintext = to_secret_json(&document).map_err(|error| RecipientError::Failed(error.to_string()))?;
     seal_to_recipient_armored(pool, &plaintext)
@@ -100,6 +106,7 @@ impl SealedKey {
             pool_id: opened.pool_id,
             mnemonic: opened.mnemonic,
             min_policy_version: opened.min_policy_version,
+            with_state: opened.with_state,
         })
     }
 }

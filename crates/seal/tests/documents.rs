@@ -172,7 +172,7 @@ fn fingerprints_are_words_of_the_root_key_alone() {
 
 fn claim(agent: &Key, epoch: u64, secs_ahead: i64, url: &str) -> Event {
     let stamp = timestamp(NOW.plus_ms(secs_ahead * 1_000));
-    agent.sign(unsigned_claim(&agent.npub(), &Key::new(9).npub(), url, epoch, stamp))
+    agent.sign(unsigned_claim(&agent.npub(), &Key::new(9).npub(), url, epoch, Some(&recipient(5)), stamp))
 }
 
 #[test]
@@ -182,6 +182,7 @@ fn a_host_claim_is_the_agents_own() {
     let event = claim(&agent, 2, 0, url);
     let verified = verify_claim(&event, &agent.npub(), NOW).unwrap();
     assert_eq!((verified.epoch, verified.url.as_str(), verified.runner), (2, url, Key::new(9).npub()));
+    assert_eq!(verified.inbox, Some(recipient(5)));
     assert!(matches!(verify_claim(&event, &other.npub(), NOW), Err(ClaimError::Event(_))));
     assert!(verify_claim(&claim(&agent, 1, MAX_AHEAD_SECS, url), &agent.npub(), NOW).is_ok());
     let ahead = verify_claim(&claim(&agent, 1, MAX_AHEAD_SECS + 1, url), &agent.npub(), NOW);
@@ -197,6 +198,7 @@ fn any_claim() -> impl Strategy<Value = HostClaim> {
         runner: Npub::from_bytes([2; 32]),
         url: String::new(),
         epoch,
+        inbox: None,
         created_at,
         id: Hash32::from_bytes([id; 32]),
     })

@@ -21,6 +21,8 @@ pub struct AgentSecrets {
     pub custody: Custody,
     /// Policies below this version are refused.
     pub min_policy_version: u64,
+    /// The client made keys and first state: missing wraps or a missing state are tampering, not a beginning.
+    pub with_state: bool,
     pub signer: Arc<LocalSigner>,
     pub wallet: WalletSeed,
 }
@@ -56,6 +58,7 @@ impl AgentSecrets {
             owner: key.owner,
             custody: key.custody,
             min_policy_version: key.min_policy_version,
+            with_state: key.with_state,
             signer: Arc::new(signer),
             wallet: mnemonic.wallet_seed()?,
         })

@@ -77,6 +77,7 @@ impl NewAgent<'_> {
             pool_id: pool_id.clone(),
             mnemonic: words.clone(),
             min_policy_version: self.policy.version,
+            with_state: true,
         };
         let keys = AgentKeys::generate(npub, entropy);
         let readers: Vec<Npub> = std::iter::once(owner).chain(self.policy.readers.iter().copied()).collect();
@@ -84,12 +85,9 @@ impl NewAgent<'_> {
         let wraps = keys.wraps(&signer, &readers, Some((pool_id.as_str(), recipient)), entropy).await?;
         let state = AgentState::new(self.persona, self.goals).encode()?;
         let policy = unsigned_policy(&owner, &self.policy, timestamp(self.now))?;
-        let claim = match self.host.runner {
-            Some(runner) => {
-                Some(signer.sign_now(unsigned_claim(&npub, &runner, &self.host.url, 1, timestamp(self.now)))?)
-            }
-            None => None,
-        };
+        let (inbox, now) = (keys.inbox.recipient(), timestamp(self.now));
+        let claim = |runner| unsigned_claim(&npub, &runner, &self.host.url, 1, Some(&inbox), now);
+        let claim = self.host.runner.map(|runner| signer.sign_now(claim(runner))).transpose()?;
         let body = CreateAgent {
             name: self.name,
             npub,
@@ -98,7 +96,7 @@ impl NewAgent<'_> {
             sealed_key: Some(seal_key(&sealed_key, recipient)?),
             policy: Some(self.owner.sign(policy).await?),
             claim,
-            inbox_recipient: Some(keys.inbox.recipient()),
+            inbox_recipient: Some(inbox),
             wraps,
             state: Some(Sealed(keys.data.seal(Purpose::State, &state, entropy)?)),
         };

@@ -26,6 +26,7 @@ fn sealed_key(world: &World, mnemonic: &Mnemonic, npub: Npub, owner: Npub) -> Se
         pool_id: world.pool.document.pool_id.clone(),
         mnemonic: mnemonic.expose(),
         min_policy_version: 1,
+        with_state: true,
     }
 }
 
@@ -64,6 +65,8 @@ async fn a_worker_opens_what_a_client_sealed() {
     let policy = verify_policy(body.policy.as_ref().unwrap(), &secrets.owner, &body.npub).unwrap();
     policy.follows(state.policy_version, state.policy_digest, secrets.min_policy_version).unwrap();
     let claim = verify_claim(body.claim.as_ref().unwrap(), &body.npub, NOW).unwrap();
+    assert_eq!(claim.inbox, body.inbox_recipient);
+    assert!(secrets.with_state);
     assert_eq!((claim.epoch, claim.url.as_str()), (1, "https://nexus.example"));
 
     // The owner: view key by login key alone, mnemonic by passphrase alone.
@@ -262,4 +265,13 @@ async fn the_inbox_takes_from_anyone_and_opens_for_one() {
     assert_eq!(inbox.open(&sealed).unwrap().expose(), b"new goal");
     let other = InboxKey::generate(npub, 2, &*world.entropy);
     assert_eq!(other.open(&sealed).unwrap_err(), VaultError::Unopened);
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_makes_an_opener_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), text in "\\PC{0,200}") {
+        nexus_vault::fuzz::fuzz_open(&bytes);
+        nexus_vault::fuzz::fuzz_open(text.as_bytes());
+        nexus_vault::fuzz::fuzz_open(&[b"age-encryption.org/v1\n-> X25519 ".as_slice(), &bytes].concat());
+    }
 }
