@@ -1,4 +1,5 @@
 //! The model server's client against a real HTTP server.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,5 @@
 //! A provider, a relay and customers in one process.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 
