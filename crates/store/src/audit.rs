@@ -30,7 +30,8 @@ pub struct AuditRow {
 }
 
 impl Audit {
-    pub(crate) fn statement(&self) -> Statement {
+    /// For the batch of whatever it records.
+    pub fn statement(&self) -> Statement {
         Statement::write(
             "INSERT INTO audit (at, account_id, actor, action, target, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![

@@ -109,6 +109,12 @@ pub async fn prune(store: &Store, npub: Npub, before: UnixMs, limit: u32) -> Res
     Ok(outputs.last().map_or(0, |output| output.affected))
 }
 
+/// Agents that the oldest `limit` events before `before` belong to: whom to [`prune`].
+pub async fn agents_to_prune(store: &Store, before: UnixMs, limit: u32) -> Result<Vec<Npub>> {
+    let sql = "SELECT DISTINCT o.npub FROM (SELECT npub, at FROM event ORDER BY id LIMIT ?2) o WHERE o.at < ?1";
+    store.rows("look for old events", sql, params![before, limit.min(MAX_PAGE)], |row| row.get()).await
+}
+
 /// Walks the whole chain of one agent, page by page.
 pub async fn verify_chain(store: &Store, npub: Npub) -> Result<Chain> {
     let mut before = ends(store, npub).await?;
@@ -228,11 +234,12 @@ async fn walk(store: &Store, npub: Npub, ends: &Ends) -> Result<Chain> {
 
 /// Up to where events may go: before the first that is too new or not announced.
 async fn prunable(store: &Store, npub: Npub, before: UnixMs, limit: u32) -> Result<Option<(i64, i64)>> {
-    let sql = "SELECT a.pruned_seq, MIN(a.pruned_seq + ?3, COALESCE(
+    let sql = "SELECT a.pruned_seq, COALESCE(
             (SELECT e.seq - 1 FROM event e WHERE e.npub = ?1 AND (e.at >= ?2 OR e.relayed = 0) ORDER BY e.seq LIMIT 1),
-            a.event_seq))
+            a.event_seq)
         FROM agent a WHERE a.npub = ?1";
     let span =
-        store.row(READ, sql, params![npub, before, limit], |row| Ok((row.get::<i64>()?, row.get::<i64>()?))).await?;
-    Ok(span.filter(|(pruned, until)| until > pruned))
+        store.row(READ, sql, params![npub, before], |row| Ok((row.get::<i64>()?, row.get::<i64>()?))).await?;
+    let bounded = span.map(|(pruned, until)| (pruned, until.min(pruned.saturating_add(i64::from(limit)))));
+    Ok(bounded.filter(|(pruned, until)| until > pruned))
 }
