@@ -36,4 +36,6 @@ impl TurnError {
 pub enum WorkerError {
     #[error("registering this worker: {0}")]
     Register(StoreError),
+    #[error("the installation's runner key: {0}")]
+    Runner(String),
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nexus_bus::{Heard, Wake};
 use nexus_core::{Generation, MonoMs, Npub};
+use nexus_seal::Signer;
 use nexus_store::{agent, inbox, payment, publication};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -22,8 +23,9 @@ const SWEEP_LIMIT: u32 = 1_000;
 /// Runs a worker until `shutdown`. Ticks under way are left in their journals and resumed by whoever comes next.
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<(), WorkerError> {
     let host = Arc::new(Host::new(parts, shutdown));
+    let runner = crate::runner::ensure(&host).await?;
     beat::register(&host).await.map_err(WorkerError::Register)?;
-    tracing::info!(worker = %host.id, region = %host.config.region, pool = %host.config.pool, "worker registered");
+    tracing::info!(worker = %host.id, runner = %runner.public_key().short(), region = %host.config.region, pool = %host.config.pool, "worker registered");
     let mut tasks = JoinSet::new();
     tasks.spawn(beat::run(host.clone()));
     tasks.spawn(listen(host.clone()));
