@@ -8,6 +8,19 @@
 //! writes the address into the file `url`; the others connect there, and one of them takes over when that process dies.
 
 mod account;
+mod api;
+mod auth;
+mod decide;
+mod dir;
+mod engine;
+#[cfg(feature = "faults")]
+pub mod faults;
+mod handlers;
+mod http;
+mod ledger;
+mod link;
+mod log;
+mod server;
 mod wallet;
 
 use std::path::PathBuf;
@@ -16,7 +29,10 @@ use std::sync::Arc;
 use nexus_core::{Clock, Entropy, Msat};
 
 pub use account::{AccountKey, Party};
+pub use server::Server;
 pub use wallet::Wallet;
+
+use link::Link;
 
 /// Given once to each account that asks.
 pub const FAUCET: Msat = Msat::sats(1_000_000);
@@ -70,7 +86,17 @@ impl std::str::FromStr for Place {
 pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
+    /// Taken by the process that serves; others learn it from the quote.
     pub fee: Fee,
+    /// How long a wallet waits for an answer before it calls the outcome unknown.
+    pub timeout_ms: u64,
+}
+
+impl Parts {
+    /// The default fee, and 10 s for an answer.
+    pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { clock, entropy, fee: Fee::default(), timeout_ms: 10_000 }
+    }
 }
 
 /// Why a network cannot be used.
@@ -90,50 +116,45 @@ pub enum OpenError {
 
 /// A development network, served here or elsewhere. Cheap to clone.
 #[derive(Clone)]
-pub struct Devnet {}
+pub struct Devnet {
+    link: Arc<Link>,
+}
 
 /// Opens a network: serves the directory if nobody does, else connects. Must be called within a Tokio runtime.
 pub async fn open(place: Place, parts: Parts) -> Result<Devnet, OpenError> {
-    todo!()
+    Ok(Devnet { link: Link::open(place, parts).await? })
 }
 
 impl Devnet {
     /// The account of a key. Nothing is created until it is used.
     pub fn wallet(&self, key: AccountKey) -> Wallet {
-        todo!()
+        Wallet::new(self.link.clone(), key)
     }
 
-    /// Where it answers now: `http://127.0.0.1:PORT`.
+    /// Where it answered last: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
-        todo!()
+        self.link.url()
     }
 
     /// Whether this process serves it.
     pub fn serving(&self) -> bool {
-        todo!()
+        self.link.serving()
+    }
+
+    /// All accounts, money in flight and fees less what the faucet gave, in msat: zero. None unless this process
+    /// serves.
+    pub async fn sum_msat(&self) -> Option<i128> {
+        self.link.sum_msat().await
     }
 
     /// Stops serving, if this process does, after the requests that were accepted. Releases the directory.
     pub async fn shutdown(&self) {
-        todo!()
-    }
-}
-
-/// The network served by this process. Dropping it stops it.
-pub struct Server {}
-
-impl Server {
-    /// Takes the directory's lock and serves it on 127.0.0.1 (`port` 0: any free one). [`OpenError::Held`] when another
-    /// process does already.
-    pub async fn start(dir: PathBuf, port: u16, parts: Parts) -> Result<Self, OpenError> {
-        todo!()
+        self.link.shutdown().await;
     }
 
-    pub fn url(&self) -> String {
-        todo!()
-    }
-
-    pub async fn shutdown(self) {
-        todo!()
+    /// The switches for faults, if this process serves.
+    #[cfg(feature = "faults")]
+    pub fn faults(&self) -> Option<faults::Faults> {
+        self.link.faults()
     }
 }

@@ -1,34 +1,163 @@
 //! One account of the network, behind the traits of every wallet.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
-use nexus_core::payment::Outcome;
+use futures::stream::{BoxStream, StreamExt};
+use nexus_core::payment::{FailureClass, Outcome};
 use nexus_core::{Hash32, Msat};
 
-use super::Party;
+use super::api::{self, Code};
+use super::link::{CallError, Limits, Link};
+use super::{AccountKey, Party};
+use crate::Network;
+use crate::bolt11::Bolt11;
 use crate::driver::{
-    Capabilities, Cursor, Custody, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest, InvoiceState, Kind,
-    Pay, PayRequest, PreimageProof, Quote, Receive, Resolve, Settlement, WalletError,
+    Capabilities, Cursor, Custody, Description, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest,
+    InvoiceState, Kind, Pay, PayRequest, PreimageProof, Quote, Receive, Resolve, Settlement, WalletError,
 };
+
+/// Between two tries to follow settlements, when the network cannot be reached.
+const FOLLOW_AGAIN_MS: u64 = 500;
 
 /// One account of the network. Cheap to clone.
 #[derive(Clone)]
-pub struct Wallet {}
+pub struct Wallet {
+    link: Arc<Link>,
+    key: Arc<AccountKey>,
+}
+
+impl From<CallError> for WalletError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Late => Self::Unreachable("too late".to_owned()),
+            CallError::Unsent(why) | CallError::Lost(why) => Self::Unreachable(why),
+            CallError::Refused(problem) => match problem.code {
+                Code::Unauthorized | Code::Replayed => Self::Auth,
+                Code::BadRequest | Code::Conflict | Code::TooManyAccounts | Code::TooManyInvoices => {
+                    Self::Refused(problem.detail)
+                }
+                Code::StaleBoot | Code::TooManyRequests | Code::Stopping => Self::Unreachable(problem.detail),
+            },
+        }
+    }
+}
+
+/// Why a payment is refused before anything is sent: for reasons that no repeat would change.
+fn acceptable(bolt11: &str, amount: Option<Msat>) -> Result<Bolt11, WalletError> {
+    let refuse = |why: String| Err(WalletError::Refused(why));
+    let invoice = match Bolt11::decode(bolt11) {
+        Ok(invoice) => invoice,
+        Err(error) => return refuse(error.to_string()),
+    };
+    if invoice.network != Network::Regtest {
+        return refuse(format!("an invoice for {}: the development network pays regtest", invoice.network));
+    }
+    match (invoice.amount, amount) {
+        (Some(Msat::ZERO), _) | (None, Some(Msat::ZERO)) => refuse("an invoice over nothing".to_owned()),
+        (Some(_), Some(_)) => refuse("the invoice names its amount; the payer must not".to_owned()),
+        (None, None) => refuse("the invoice leaves the amount to the payer, who named none".to_owned()),
+        (Some(_), None) | (None, Some(_)) => Ok(invoice),
+    }
+}
+
+const fn refused() -> Outcome {
+    Outcome::Failed { class: FailureClass::Refused }
+}
+
+/// A claim to have paid is believed with the preimage, and only with it.
+fn proven(outcome: Outcome, hash: Hash32) -> Outcome {
+    match outcome {
+        Outcome::Settled { preimage, .. } if preimage.map(|it| Hash32::sha256(it.as_bytes())) != Some(hash) => {
+            Outcome::Unknown { why: "called paid without the right preimage".to_owned() }
+        }
+        proven => proven,
+    }
+}
+
+fn unknown(error: CallError) -> Outcome {
+    let why = match error {
+        CallError::Late => "too late to ask".to_owned(),
+        CallError::Unsent(why) | CallError::Lost(why) => why,
+        CallError::Refused(problem) => problem.detail,
+    };
+    Outcome::Unknown { why }
+}
 
 impl Wallet {
+    pub(super) fn new(link: Arc<Link>, key: AccountKey) -> Self {
+        Self { link, key: Arc::new(key) }
+    }
+
     /// The account's public name.
     pub fn party(&self) -> Party {
-        todo!()
+        self.key.party()
     }
 
     /// Asks for the account's [`super::FAUCET`] money; repeating it gives nothing more. Returns the balance.
     pub async fn faucet(&self) -> Result<Msat, WalletError> {
-        todo!()
+        let answer: api::AccountAnswer = self.call(api::FAUCET, &api::Nothing {}).await?;
+        Ok(answer.balance)
     }
 
     /// The public key of the network's node, compressed, in hex: the payee of all its invoices.
     pub async fn node(&self) -> Result<String, WalletError> {
-        todo!()
+        let endpoint = self.link.endpoint().await.map_err(|error| WalletError::Unreachable(error.to_string()))?;
+        Ok(endpoint.node.node)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { deadline: None, timeout_ms: self.link.parts().timeout_ms }
+    }
+
+    async fn call<Ask, T>(&self, path: &str, ask: &Ask) -> Result<T, CallError>
+    where
+        Ask: serde::Serialize + Sync,
+        T: serde::de::DeserializeOwned,
+    {
+        self.link.call(&self.key, path, ask, self.limits()).await
+    }
+
+    async fn look(&self, hash: Hash32, payment_id: String) -> Outcome {
+        match self.call(api::PAYMENT, &api::ResolveAsk { hash, payment_id }).await {
+            Ok(outcome) => proven(outcome, hash),
+            Err(error) => unknown(error),
+        }
+    }
+
+    /// Too late for this send. An earlier, identical one may have left in time: only a network that knows of none makes
+    /// the refusal certain.
+    async fn refuse_late(&self, hash: Hash32, payment_id: String) -> Outcome {
+        match self.look(hash, payment_id).await {
+            Outcome::NotFound => refused(),
+            known => known,
+        }
+    }
+
+    async fn send(&self, send: Dispatch) -> Outcome {
+        let Ok(invoice) = acceptable(&send.bolt11, send.amount) else { return refused() };
+        if send.payment_id.is_empty() || send.payment_id.len() > api::MAX_PAYMENT_ID_BYTES || send.attempt == 0 {
+            return refused();
+        }
+        let hash = invoice.hash;
+        if invoice.expired(self.link.parts().clock.now()) {
+            return self.refuse_late(hash, send.payment_id).await;
+        }
+        let ask = api::PaymentAsk {
+            payment_id: send.payment_id.clone(),
+            attempt: send.attempt,
+            bolt11: send.bolt11,
+            amount: send.amount,
+            max_fee: send.max_fee,
+        };
+        let limits = Limits { deadline: Some(send.deadline), ..self.limits() };
+        match self.link.call(&self.key, api::PAYMENTS, &ask, limits).await {
+            Ok(outcome) => proven(outcome, hash),
+            Err(CallError::Late) => self.refuse_late(hash, send.payment_id).await,
+            // Even if this one never left: an earlier, identical one may have.
+            Err(error) => unknown(error),
+        }
     }
 }
 
@@ -49,34 +178,92 @@ impl Driver for Wallet {
     }
 
     fn health(&self) -> BoxFuture<'_, Result<Health, WalletError>> {
-        todo!()
+        Box::pin(async {
+            let answer: api::AccountAnswer = self.call(api::ACCOUNT, &api::Nothing {}).await?;
+            if answer.party != self.party() {
+                return Err(WalletError::Protocol("the network answered for another account".to_owned()));
+            }
+            let identity = answer.party.to_string();
+            let spendable = answer.balance;
+            Ok(Health { identity, network: Network::Regtest, synced: true, spendable, receivable: None })
+        })
     }
 }
 
 impl Receive for Wallet {
-    fn create_invoice(&self, _request: InvoiceRequest) -> BoxFuture<'_, Result<Invoice, WalletError>> {
-        todo!()
+    fn create_invoice(&self, request: InvoiceRequest) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        Box::pin(async move {
+            let preimage = request.preimage.as_ref();
+            let (memo, description_hash) = match request.description {
+                Description::Memo(memo) => (Some(memo), None),
+                Description::Hash(hash) => (None, Some(hash)),
+            };
+            let ask = api::InvoiceAsk {
+                preimage: preimage.map(|it| Hash32::from_bytes(*it.expose())),
+                amount: request.amount,
+                memo,
+                description_hash,
+                expiry_s: request.expiry_s,
+            };
+            let answer: api::InvoiceAnswer = self.call(api::INVOICES, &ask).await?;
+            if preimage.is_some_and(|preimage| preimage.hash() != answer.hash) {
+                return Err(WalletError::Protocol("an invoice under another hash".to_owned()));
+            }
+            let api::InvoiceAnswer { bolt11, hash, expires_at, cursor } = answer;
+            Ok(Invoice { bolt11, hash, expires_at, cursor })
+        })
     }
 
-    fn lookup_invoice(&self, _hash: Hash32) -> BoxFuture<'_, Result<InvoiceState, WalletError>> {
-        todo!()
+    fn lookup_invoice(&self, hash: Hash32) -> BoxFuture<'_, Result<InvoiceState, WalletError>> {
+        Box::pin(async move {
+            Ok(match self.call(api::INVOICE, &api::HashAsk { hash }).await? {
+                api::InvoiceStateAnswer::Open => InvoiceState::Open,
+                api::InvoiceStateAnswer::Settled { amount, preimage, at } => {
+                    InvoiceState::Settled { amount, preimage: Some(preimage), at }
+                }
+                api::InvoiceStateAnswer::Canceled => InvoiceState::Canceled,
+                api::InvoiceStateAnswer::NotFound => InvoiceState::NotFound,
+            })
+        })
     }
 
-    fn settlements(&self, _cursor: Cursor) -> BoxStream<'static, Result<Settlement, WalletError>> {
-        todo!()
+    /// Never ends: after an error it is tried again half a second later, from the last cursor.
+    fn settlements(&self, cursor: Cursor) -> BoxStream<'static, Result<Settlement, WalletError>> {
+        let wallet = self.clone();
+        let pages = futures::stream::unfold((wallet, cursor, false), |(wallet, after, again)| async move {
+            if again {
+                tokio::time::sleep(Duration::from_millis(FOLLOW_AGAIN_MS)).await;
+            }
+            let ask = api::SettlementsAsk { after, wait_ms: api::MAX_WAIT_MS };
+            let limits = Limits { deadline: None, timeout_ms: api::MAX_WAIT_MS + 5_000 };
+            let page: Result<Vec<Settlement>, _> = wallet.link.call(&wallet.key, api::SETTLEMENTS, &ask, limits).await;
+            match page {
+                Ok(page) => {
+                    let after = page.last().map_or(after, |last| last.cursor);
+                    Some((page.into_iter().map(Ok).collect::<Vec<_>>(), (wallet, after, false)))
+                }
+                Err(error) => Some((vec![Err(error.into())], (wallet, after, true))),
+            }
+        });
+        pages.flat_map(futures::stream::iter).boxed()
     }
 }
 
 impl Pay for Wallet {
-    fn quote(&self, _request: PayRequest) -> BoxFuture<'_, Result<Quote, WalletError>> {
-        todo!()
+    fn quote(&self, request: PayRequest) -> BoxFuture<'_, Result<Quote, WalletError>> {
+        Box::pin(async move {
+            let invoice = acceptable(&request.bolt11, request.amount)?;
+            let amount = invoice.amount.or(request.amount).unwrap_or(Msat::ZERO);
+            let answer: api::QuoteAnswer = self.call(api::QUOTES, &api::QuoteAsk { amount }).await?;
+            Ok(Quote { max_fee: answer.fee, handle: None, expires_at: None })
+        })
     }
 
-    fn dispatch(&self, _send: Dispatch) -> BoxFuture<'_, Outcome> {
-        todo!()
+    fn dispatch(&self, send: Dispatch) -> BoxFuture<'_, Outcome> {
+        Box::pin(self.send(send))
     }
 
-    fn resolve(&self, _question: Resolve) -> BoxFuture<'_, Outcome> {
-        todo!()
+    fn resolve(&self, question: Resolve) -> BoxFuture<'_, Outcome> {
+        Box::pin(self.look(question.hash, question.payment_id))
     }
 }
