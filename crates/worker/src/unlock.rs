@@ -83,10 +83,17 @@ async fn open_state(
     let wraps: Vec<Wrap> = wraps.into_iter().filter_map(read_wrap).collect();
     let keys = match AgentKeys::open(&*secrets.signer, &wraps).await {
         Ok(keys) => keys,
-        Err(VaultError::WrapMissing(_)) if stored.is_none() => make_keys(host, agent, secrets).await?,
+        Err(VaultError::WrapMissing(_)) if stored.is_none() && !secrets.with_state => {
+            make_keys(host, agent, secrets).await?
+        }
         Err(error) => return Err(TurnError::parked("keys_refused", error.to_string(), RETRY_MS)),
     };
     let Some(stored) = stored else {
+        if secrets.with_state {
+            // Starting afresh would forget which policy was obeyed and what was spent.
+            let text = "this agent was created with a state, which is missing from the database: restore it";
+            return Err(TurnError::parked("state_missing", text, RETRY_MS));
+        }
         return Ok((keys, AgentState::new(String::new(), Vec::new()), 0));
     };
     if stored.generation > agent.generation {
