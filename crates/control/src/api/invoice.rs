@@ -1,0 +1,136 @@
+//! Money in: an invoice from the agent's own wallet, which only a worker can open.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use nexus_bus::{Heard, Wake};
+use nexus_core::status::Scope;
+use nexus_core::{Npub, TickId};
+use nexus_store::Conflict;
+use nexus_store::wallet_request::{self, Answer as Said, WalletRequest};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::Answer;
+use super::status;
+use crate::app::Shared;
+use crate::auth::Caller;
+use crate::config::INVOICE_WAIT_MS;
+use crate::gate::Raw;
+use crate::problem::{Code, Problem, ProblemBody};
+
+/// Largest invoice, in sats: one bitcoin.
+const MAX_SATS: u64 = 100_000_000;
+const MAX_MEMO: usize = 256;
+/// The answer is looked for this often, whatever the bus says.
+const POLL_MS: u64 = 100;
+/// Unanswered requests of one caller's patience: a worker that comes later finds it expired.
+const EXPIRES_MS: i64 = 15_000;
+
+/// What to ask the agent's wallet for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InvoiceRequest {
+    /// 1 to 100,000,000.
+    amount_sats: u64,
+    /// Stands in the invoice in clear; at most 256 bytes.
+    #[serde(default)]
+    memo: String,
+}
+
+/// An invoice of the agent's wallet.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what the worker answers")]
+pub struct InvoiceView {
+    /// BOLT 11.
+    bolt11: String,
+    /// Hex.
+    payment_hash: String,
+    amount_sats: u64,
+    expires_at_ms: i64,
+}
+
+/// Makes an invoice of the agent's wallet. Waits up to 10 s for a worker; 503 says why there is none.
+#[utoipa::path(
+    post, path = "/v1/agents/{npub}/invoices", tag = "money", request_body = InvoiceRequest,
+    params(("npub" = String, Path, description = "The agent")),
+    security(("nip98" = []), ("token" = ["operate"])),
+    responses(
+        (status = 201, description = "The invoice", body = InvoiceView),
+        (status = 503, description = "The wallet can't be reached now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn create(State(app): State<Shared>, caller: Caller, Path(npub): Path<String>, raw: Raw) -> Answer<Response> {
+    caller.require(Scope::Operate)?;
+    let agent = caller.agent(&app, &npub).await?;
+    let InvoiceRequest { amount_sats, memo } = raw.json()?;
+    if !(1..=MAX_SATS).contains(&amount_sats) {
+        return Err(Problem::invalid("amount_sats", format!("1 to {MAX_SATS}")));
+    }
+    if memo.len() > MAX_MEMO {
+        return Err(Problem::invalid("memo", format!("at most {MAX_MEMO} bytes")));
+    }
+    let now = app.now();
+    let request = WalletRequest {
+        id: TickId::new(now, app.random()).to_string(),
+        npub: agent.npub,
+        kind: "invoice".to_owned(),
+        body: json!({ "amount_msat": amount_sats * 1_000, "memo": memo }).to_string(),
+        created_at: now,
+        expires_at: now.plus_ms(EXPIRES_MS),
+        answer: None,
+    };
+    let id = request.id.clone();
+    let audit = caller.audit(now, "agent.invoice", agent.npub, json!({ "amount_sats": amount_sats }));
+    wallet_request::put(&app.store, request, Some(audit)).await.map_err(|error| match error.conflict() {
+        Some(Conflict::TooMany) => Problem::with(Code::RateLimited, "too many requests wait for this wallet"),
+        _ => error.into(),
+    })?;
+    app.wake_agent(agent.npub);
+    match wait(&app, agent.npub, &id).await? {
+        Some(Said::Done(text)) => {
+            let body: Value = serde_json::from_str(&text).map_err(|error| Problem::internal("invoice", &error))?;
+            Ok((StatusCode::CREATED, Json(body)).into_response())
+        }
+        Some(Said::Failed(why)) => Err(Problem::with(Code::WalletUnavailable, why).retry_after_secs(5)),
+        None => Err(unanswered(&app, &caller, agent.npub).await),
+    }
+}
+
+async fn wait(app: &Shared, npub: Npub, id: &str) -> Answer<Option<Said>> {
+    let deadline = app.clock.mono().plus_ms(INVOICE_WAIT_MS);
+    let mut bus = app.bus.subscribe();
+    loop {
+        let found = wallet_request::get(&app.store, npub, id).await?;
+        if let Some(answer) = found.and_then(|request| request.answer) {
+            return Ok(Some(answer));
+        }
+        if app.clock.mono() >= deadline {
+            return Ok(None);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(POLL_MS)) => {}
+            () = app.stop.cancelled() => return Ok(None),
+            heard = bus.recv() => match heard {
+                Ok(Heard::Wake(Wake::Agent { npub: woken })) if woken == npub => {}
+                // Others' wakes must not make this read in a loop.
+                _ => tokio::time::sleep(Duration::from_millis(POLL_MS / 4)).await,
+            },
+        }
+    }
+}
+
+/// Says what stands in the way, as far as the rows know.
+async fn unanswered(app: &Shared, caller: &Caller, npub: Npub) -> Problem {
+    let detail = match caller.agent(app, &npub.to_string()).await {
+        Ok(agent) if agent.worker.is_none() => "no worker has this agent now".to_owned(),
+        Ok(agent) => format!("its worker did not answer in time ({})", status::reason(&agent).text),
+        Err(problem) => return problem,
+    };
+    Problem::with(Code::WalletUnavailable, detail).retry_after_secs(5)
+}

@@ -1,0 +1,35 @@
+//! Calls that are planned: each says by name that it is not there yet, so that nobody mistakes it for a wrong path.
+
+use axum::Router;
+use axum::routing::any;
+
+use crate::app::Shared;
+use crate::problem::{Code, Problem};
+
+const LATER: [(&str, &str); 18] = [
+    ("/v1/agents/import", "importing an agent"),
+    ("/v1/agents/{npub}/export", "exporting an agent"),
+    ("/v1/agents/{npub}/claim", "handing over a host claim"),
+    ("/v1/agents/{npub}/withdrawals", "withdrawing"),
+    ("/v1/agents/{npub}/unlock", "unlocking (attended custody)"),
+    ("/v1/agents/{npub}/approvals", "approvals"),
+    ("/v1/agents/{npub}/approvals/{id}", "approvals"),
+    ("/v1/agents/{npub}/hooks", "incoming webhooks"),
+    ("/v1/agents/{npub}/hooks/{id}", "incoming webhooks"),
+    ("/v1/invoices", "hosting invoices"),
+    ("/v1/invoices/{id}", "hosting invoices"),
+    ("/v1/plans", "hosting plans"),
+    ("/v1/webhooks", "outgoing webhooks"),
+    ("/v1/webhooks/{id}", "outgoing webhooks"),
+    ("/v1/fleet", "fleets"),
+    ("/v1/fleet/{id}", "fleets"),
+    ("/.well-known/lnurlp/{name}", "LNURL-pay"),
+    ("/.well-known/nostr.json", "NIP-05 names"),
+];
+
+/// Routes that answer [`Code::NotYet`].
+pub fn routes() -> Router<Shared> {
+    LATER.iter().fold(Router::new(), |router, (path, what)| {
+        router.route(path, any(move || async move { Problem::with(Code::NotYet, format!("{what}: not yet")) }))
+    })
+}

@@ -1,0 +1,136 @@
+//! What an operator may set for the control plane, and every limit in one place.
+
+use std::net::IpAddr;
+
+use nostr::event::Event;
+use serde::{Deserialize, Serialize};
+use url::Url;
+use zeroize::Zeroizing;
+
+/// Largest body of `POST /v1/agents`, in bytes.
+pub const MAX_CREATE_BODY: usize = 1024 * 1024;
+/// Largest body of any other call, in bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+/// A body must have arrived within this time.
+pub const BODY_TIMEOUT_MS: u64 = 10_000;
+/// An answer must be ready within this time (streams aside).
+pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
+/// How long `POST …/invoices` waits for a worker.
+pub const INVOICE_WAIT_MS: u64 = 10_000;
+/// How long a WebSocket ticket lives.
+pub const TICKET_MS: i64 = 30_000;
+/// How long an Idempotency-Key is remembered.
+pub const IDEMPOTENCY_MS: i64 = 24 * 3_600_000;
+/// How long events are kept.
+pub const EVENTS_KEPT_MS: i64 = 30 * 86_400_000;
+/// Largest and default page.
+pub const MAX_PAGE: u32 = 200;
+pub const DEFAULT_PAGE: u32 = 50;
+
+/// Who may get an account here.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "mode")]
+pub enum Registration {
+    #[default]
+    Open,
+    /// A code from this list, each good for one account. Held as SHA-256 (hex), so that the configuration shows none.
+    Invite {
+        codes_sha256: Vec<String>,
+    },
+    Closed,
+}
+
+/// Token buckets: `per_minute` sustained, `burst` at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    pub per_minute: u32,
+    pub burst: u32,
+}
+
+/// The control plane's configuration.
+#[derive(Clone)]
+pub struct ControlConfig {
+    /// Scheme, host and port under which callers know this host: what signed requests must name. Never taken from `Host`.
+    pub public_origin: Url,
+    /// The relay that hosted agents read, as callers reach it.
+    pub relay_url: Option<String>,
+    /// The signed pool documents, oldest first: each names the one before it.
+    pub pool_documents: Vec<Event>,
+    /// The plan of a new account. `local` in development.
+    pub plan: String,
+    pub registration: Registration,
+    /// Agents in one account; none for no bound.
+    pub max_agents_per_account: Option<u32>,
+    pub rate_per_key: Rate,
+    pub rate_per_address: Rate,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Web origins that may open streams, beside the public one.
+    pub allowed_origins: Vec<String>,
+    /// Opens `/metrics` to others than loopback, as a bearer token.
+    pub metrics_token: Option<Zeroizing<String>>,
+    /// No other process can place agents on this database (a data directory's lock says so): the term is taken at once.
+    pub sole_reconciler: bool,
+    /// A worker whose beat stood still this long is dead.
+    pub lease_ms: u64,
+    /// Event streams open at once, in all and for one account.
+    pub max_streams: usize,
+    pub max_streams_per_account: usize,
+}
+
+impl std::fmt::Debug for ControlConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlConfig")
+            .field("public_origin", &self.public_origin.as_str())
+            .field("registration", &self.registration)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ControlConfig {
+    /// Defaults for a host known under `public_origin`.
+    pub fn new(public_origin: Url) -> Self {
+        Self {
+            public_origin,
+            relay_url: None,
+            pool_documents: Vec::new(),
+            plan: "hosted".to_owned(),
+            registration: Registration::Open,
+            max_agents_per_account: None,
+            rate_per_key: Rate { per_minute: 600, burst: 120 },
+            rate_per_address: Rate { per_minute: 1_200, burst: 240 },
+            trusted_proxies: Vec::new(),
+            allowed_origins: Vec::new(),
+            metrics_token: None,
+            sole_reconciler: false,
+            lease_ms: 5_000,
+            max_streams: 1_024,
+            max_streams_per_account: 64,
+        }
+    }
+
+    /// The public origin without a trailing slash, as signed requests and host claims name it.
+    pub fn origin(&self) -> String {
+        self.public_origin.origin().ascii_serialization()
+    }
+}
+
+impl ControlConfig {
+    /// Whether this can be served at all.
+    pub fn validate(&self) -> Result<(), String> {
+        if !matches!(self.public_origin.scheme(), "http" | "https") || self.public_origin.host_str().is_none() {
+            return Err("public_origin must be an http or https URL".to_owned());
+        }
+        if self.public_origin.path() != "/" || self.public_origin.query().is_some() {
+            return Err("public_origin has no path and no query".to_owned());
+        }
+        if !(2_000..=60_000).contains(&self.lease_ms) {
+            return Err("lease_ms: use 2000 to 60000".to_owned());
+        }
+        if self.pool_documents.iter().any(|event| nexus_seal::pool::verify_pool(event).is_err()) {
+            return Err("a pool document is not signed by its root key".to_owned());
+        }
+        Ok(())
+    }
+}

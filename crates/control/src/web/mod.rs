@@ -1,0 +1,3 @@
+//! Pages for people. Nothing on them comes from anywhere else.
+
+pub mod docs;
