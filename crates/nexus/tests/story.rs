@@ -1,0 +1,229 @@
+//! The story of the README, told to the real binary: create, fund, start, mention, message, answer, restart.
+
+mod common;
+
+use common::{Friend, Place, eventually, find, hex_of, list};
+use serde_json::{Value, json};
+
+/// Told to the agent in private; must be found nowhere in clear.
+const GOAL: &str = "zebra-goal: keep the lighthouse keepers company";
+const SECRET_DM: &str = "zebra-message: the key is under the third stone";
+const OLD_DM: &str = "zebra-old-message: the boat leaves at five";
+
+fn completed(place: &Place, agent: &str) -> usize {
+    place.ticks(agent).iter().filter(|tick| tick["status"] == "completed").count()
+}
+
+#[test]
+fn a_living_agent() {
+    let place = Place::new();
+    let host = place.start(&[]);
+    assert_eq!(host.ready["ready"], true);
+
+    // Created and started, not funded: it says so.
+    let passphrase = place.path("passphrase");
+    let passphrase = passphrase.to_str().unwrap();
+    let created = place.ok(&["agent", "create", "ada", "--goal", GOAL, "--start", "--passphrase-file", passphrase]);
+    let npub = find(&created, "npub").unwrap();
+    let hex = hex_of(&npub);
+    let waiting = eventually(10, || {
+        let status = place.status("ada");
+        (status["lifecycle"] == "spawning" && !status["reason"].is_null()).then_some(status)
+    });
+    let waiting = waiting.expect("an unfunded agent has a reason");
+    assert!(waiting["reason"]["text"].as_str().unwrap().contains("fund"), "{waiting}");
+
+    // Funded: it wakes at once and thinks about its goal.
+    place.ok(&["agent", "fund", "ada", "--sats", "10000"]);
+    let active = eventually(20, || (place.status("ada")["lifecycle"] == "active").then_some(()));
+    assert!(active.is_some(), "{}", place.status("ada"));
+    eventually(30, || (completed(&place, "ada") >= 1).then_some(())).expect("a first tick");
+
+    // Mentioned by an independent client: it answers in the thread.
+    let friend = Friend::new(&place.relay());
+    let mention = friend.send(1, &hex, "Hello there, how are you?");
+    let answer = friend.answer(1, &hex, Some(&mention));
+    assert!(answer["text"].as_str().unwrap().to_lowercase().contains("demo"), "it says what it is: {answer}");
+
+    // Messaged, in both ways: it answers in kind.
+    friend.send(17, &hex, SECRET_DM);
+    let answer = friend.answer(17, &hex, None);
+    assert!(!answer["text"].as_str().unwrap().is_empty());
+    friend.send(4, &hex, OLD_DM);
+    friend.answer(4, &hex, None);
+
+    // It paid for its thinking, and the history says how much.
+    let ticks = place.ticks("ada");
+    assert!(ticks.iter().any(|tick| tick["cost_msat"].as_u64().unwrap_or(0) > 0), "{ticks:?}");
+    let balance = place.status("ada")["balance_sats"].as_u64().unwrap();
+    assert!(balance < 10_000, "{balance}");
+
+    // Events: no gap, and the chain verifies.
+    let events = place.events("ada");
+    let seqs: Vec<i64> = events.iter().filter_map(|event| event["seq"].as_i64()).collect();
+    assert_eq!(seqs, (1..=seqs.len() as i64).collect::<Vec<_>>());
+    for kind in ["tick_started", "tick_completed", "balance_changed", "lifecycle_changed", "payment"] {
+        assert!(events.iter().any(|event| event["type"] == kind), "no {kind} in {events:?}");
+    }
+    let completed_event = events.iter().rev().find(|event| event["type"] == "tick_completed").unwrap();
+    let mut keys: Vec<&String> = completed_event.as_object().unwrap().keys().collect();
+    keys.sort();
+    assert!(!completed_event.to_string().contains("zebra"), "{completed_event}");
+
+    // Its public face is there for anyone.
+    let kinds: Vec<u64> = friend
+        .query(json!({ "authors": [hex], "kinds": [0, 10002, 10050, 39200, 39201] }))
+        .iter()
+        .filter(|event| event["verified"] == true)
+        .filter_map(|event| event["kind"].as_u64())
+        .collect();
+    for kind in [0, 10_002, 10_050, 39_200, 39_201] {
+        assert!(kinds.contains(&kind), "kind {kind} is not published: {kinds:?}");
+    }
+
+    // Stop means stop; a mention waits, and is answered after the start.
+    place.ok(&["agent", "stop", "ada"]);
+    let before = place.ticks("ada").len();
+    let waiting = friend.send(1, &hex, "Are you asleep?");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(place.ticks("ada").len(), before, "a stopped agent does not tick");
+    place.ok(&["agent", "start", "ada"]);
+    friend.answer(1, &hex, Some(&waiting));
+
+    // Ctrl-C and a restart: everything is as it was, and it goes on.
+    let shown = place.status("ada");
+    let code = host.interrupt();
+    assert_eq!(code, 0);
+    let host = place.start(&[]);
+    let again = place.status("ada");
+    assert_eq!(again["npub"], shown["npub"]);
+    assert_eq!(again["balance_sats"], shown["balance_sats"]);
+    let mention = friend.send(1, &hex, "Still there?");
+    friend.answer(1, &hex, Some(&mention));
+
+    secrets_are_nowhere(&place, &host, &npub, &friend);
+    drop(host);
+}
+
+/// Searches everything that the host writes for everything that it must not.
+fn secrets_are_nowhere(place: &Place, host: &common::Host, npub: &str, friend: &Friend) {
+    let mut needles = vec![
+        ("passphrase", common::PASSPHRASE.to_owned()),
+        ("goal", "zebra-goal".to_owned()),
+        ("message", "zebra-message".to_owned()),
+        ("old message", "zebra-old-message".to_owned()),
+        ("prompt", "You are an autonomous agent on Nostr".to_owned()),
+    ];
+    needles.extend(opened_secrets(place, npub));
+    let mut haystacks: Vec<(String, Vec<u8>)> = Vec::new();
+    for dir in ["data", "devnet"] {
+        collect(&place.path(dir), &mut haystacks);
+    }
+    for entry in std::fs::read_dir(place.root.path()).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("log-") {
+            haystacks.push((entry.path().display().to_string(), std::fs::read(entry.path()).unwrap()));
+        }
+    }
+    for call in [&["agent", "status", "ada"][..], &["agent", "ticks", "ada"], &["agent", "events", "ada"], &["pool"]] {
+        haystacks.push((call.join(" "), place.ok(call).to_string().into_bytes()));
+    }
+    let stored = friend.query(json!({ "limit": 500 }));
+    assert!(stored.len() > 10);
+    haystacks.push(("the relay".into(), serde_json::to_vec(&stored).unwrap()));
+    assert!(host.logged().contains("TRACE") || host.logged().contains("DEBUG"), "the log is at its most talkative");
+
+    let mut found = Vec::new();
+    for (what, needle) in &needles {
+        assert!(needle.len() >= 8, "{what} is too short to search for");
+        for (place, hay) in &haystacks {
+            // The keys of the host itself are files of their own, for its user alone.
+            if place.contains("/keys/") {
+                continue;
+            }
+            if hay.windows(needle.len()).any(|window| window == needle.as_bytes()) {
+                found.push(format!("{what} in {place}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:?}");
+}
+
+/// The agent's own secrets, opened from the owner's envelope by the real `age` rules of the client's crate.
+fn opened_secrets(place: &Place, npub: &str) -> Vec<(&'static str, String)> {
+    use nexus_seal::Passphrase;
+    let database = rusqlite::Connection::open_with_flags(
+        place.database(),
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .unwrap();
+    let key: nexus_core::Npub = npub.parse().unwrap();
+    let envelope: String = database
+        .query_row("SELECT mnemonic_encrypted FROM agent_sealed WHERE npub = ?1", [key.as_bytes().to_vec()], |row| row.get(0))
+        .unwrap();
+    let mnemonic = nexus_vault::open_mnemonic(&envelope, &Passphrase::existing(common::PASSPHRASE)).unwrap();
+    let entropy: std::sync::Arc<dyn nexus_core::Entropy> = std::sync::Arc::new(nexus_testkit::SystemEntropy);
+    let signer = mnemonic.signer(entropy).unwrap();
+    let wallet = mnemonic.wallet_seed().unwrap();
+    assert_eq!(nexus_seal::Signer::public_key(&signer), key);
+    let words = mnemonic.expose();
+    let wallet_words = wallet.expose_words();
+    vec![
+        ("mnemonic", words.expose().to_owned()),
+        ("half the mnemonic", words.expose().split(' ').take(6).collect::<Vec<_>>().join(" ")),
+        ("nsec", signer.expose_nsec().expose().to_owned()),
+        ("secret key in hex", hex::encode(signer.expose_secret().expose())),
+        ("secret key as bytes", String::from_utf8_lossy(signer.expose_secret().expose()).into_owned()),
+        ("wallet words", wallet_words.expose().to_owned()),
+        ("wallet seed in hex", hex::encode(wallet.expose_seed().expose())),
+    ]
+}
+
+fn collect(dir: &std::path::Path, into: &mut Vec<(String, Vec<u8>)>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, into);
+        } else {
+            into.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default()));
+        }
+    }
+}
+
+#[test]
+fn misuse_is_told_with_the_next_step() {
+    let place = Place::new();
+    let (code, _, errors) = place.run(&["agent", "list"]);
+    assert_ne!(code, 0);
+    assert!(errors.contains("next") || errors.contains("nexus"), "{errors}");
+    let host = place.start(&[]);
+    let (code, _, errors) = place.run(&["agent", "create", "bob"]);
+    assert_eq!(code, 2, "no terminal and no passphrase file: {errors}");
+    let (code, _, _) = place.run(&["agent", "status", "nobody"]);
+    assert_eq!(code, 3);
+    let (code, _, errors) = place.run(&["agent", "export", "x"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("not yet") || errors.contains("not available yet"), "{errors}");
+    let (code, _, errors) = place.run(&["agent", "create", "Bad Name", "--passphrase-file", place.path("passphrase").to_str().unwrap()]);
+    assert_ne!(code, 0, "{errors}");
+    assert_eq!(list(&place.ok(&["agent", "list"])), Vec::<Value>::new());
+
+    // A second copy on the same data directory, and a taken port.
+    let second = std::process::Command::new(common::BINARY)
+        .args(["dev", "--data-dir"])
+        .arg(place.path("data"))
+        .env("NEXUS_CONFIG_DIR", place.path("config"))
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("already runs"));
+    let other = std::process::Command::new(common::BINARY)
+        .args(["dev", "--data-dir"])
+        .arg(place.path("other"))
+        .args(["--api-port", &place.api_port.to_string(), "--relay-port", "0"])
+        .env("NEXUS_CONFIG_DIR", place.path("config"))
+        .output()
+        .unwrap();
+    assert!(!other.status.success());
+    assert!(String::from_utf8_lossy(&other.stderr).contains(&place.api_port.to_string()));
+    drop(host);
+}
