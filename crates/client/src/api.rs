@@ -137,6 +137,32 @@ impl Api {
 
     /// Sends one request. An error answer is an [`Error::Api`].
     pub async fn call(&self, call: Call) -> Result<Answer, Error> {
+        let response = self.send(call).await?;
+        let status = response.status();
+        let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let etag = text(ETAG).map(str::to_owned);
+        let retry_after_secs = text(RETRY_AFTER).and_then(|text| text.parse().ok());
+        let body = self.body(response).await?;
+        if !status.is_success() {
+            return Err(Error::Api(problem(status, &body, retry_after_secs)));
+        }
+        let body = if body.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&body) };
+        let body = body.map_err(|_| Error::Protocol {
+            attempted: "reading the answer",
+            why: format!("{} does not answer with JSON: is this a Nexus host?", self.origin),
+        })?;
+        Ok(Answer { status, etag, body })
+    }
+
+    /// Sends one request and takes any answer as it is; a body that is no JSON becomes null.
+    pub async fn probe(&self, call: Call) -> Result<Answer, Error> {
+        let response = self.send(call).await?;
+        let status = response.status();
+        let body = serde_json::from_slice(&self.body(response).await?).unwrap_or(Value::Null);
+        Ok(Answer { status, etag: None, body })
+    }
+
+    async fn send(&self, call: Call) -> Result<reqwest::Response, Error> {
         let url = self.url(&call.path)?;
         let authorization = self.authorization(call.method.as_str(), &url, call.body.as_deref()).await?;
         let mut request = self.http.request(call.method, url).headers(call.headers);
@@ -146,8 +172,7 @@ impl Api {
         if let Some(body) = call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        self.answer(response).await
+        request.send().await.map_err(|error| self.unreachable(&error))
     }
 
     /// The `Authorization` header of a request, marked as a secret.
@@ -170,11 +195,8 @@ impl Api {
         Ok(Some(value))
     }
 
-    async fn answer(&self, mut response: reqwest::Response) -> Result<Answer, Error> {
-        let status = response.status();
-        let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let etag = text(ETAG).map(str::to_owned);
-        let retry_after_secs = text(RETRY_AFTER).and_then(|text| text.parse().ok());
+    /// The whole body, within its bound.
+    async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
             if body.len() + chunk.len() > MAX_ANSWER {
@@ -182,15 +204,7 @@ impl Api {
             }
             body.extend_from_slice(&chunk);
         }
-        if status.is_success() {
-            let body = if body.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&body) };
-            let body = body.map_err(|_| Error::Protocol {
-                attempted: "reading the answer",
-                why: format!("{} does not answer with JSON: is this a Nexus host?", self.origin),
-            })?;
-            return Ok(Answer { status, etag, body });
-        }
-        Err(Error::Api(problem(status, &body, retry_after_secs)))
+        Ok(body)
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Error {

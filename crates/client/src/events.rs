@@ -3,9 +3,12 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures::{SinkExt, StreamExt};
+use nexus_core::event::AgentEvent;
 use nexus_core::time::random;
-use nexus_core::{Entropy, Npub};
+use nexus_core::{Entropy, Hash32, Npub};
 use reqwest::header::AUTHORIZATION;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -161,4 +164,131 @@ async fn open(request: tungstenite::handshake::client::Request) -> Result<Socket
 fn jitter(ms: u64, entropy: &dyn Entropy) -> u64 {
     let random = u64::from(u16::from_be_bytes(random(entropy)));
     ms / 2 + ms * random / u64::from(u16::MAX)
+}
+
+/// Follows the hash chain of an agent's events: that none is missing, changed or put in between.
+///
+/// Each event's hash is `SHA-256(hash before | SHA-256(at | length of body | body | sealed))`, numbers as eight bytes, big
+/// endian; the chain begins at the SHA-256 of `nexus events of ` and the agent's key.
+#[derive(Debug)]
+pub struct Chain {
+    npub: Npub,
+    head: Option<Hash32>,
+    /// The number of the first event that is kept, and of the last that was checked.
+    first: Option<i64>,
+    last: i64,
+}
+
+impl Chain {
+    pub fn new(npub: Npub) -> Self {
+        Self { npub, head: None, first: None, last: 0 }
+    }
+
+    /// How many events were found in order.
+    pub fn checked(&self) -> i64 {
+        self.first.map_or(0, |first| self.last - first + 1)
+    }
+
+    /// The hash of the last event that was checked.
+    pub fn head(&self) -> Option<Hash32> {
+        self.head
+    }
+
+    /// Takes the next event, as the API gives it. `Err` names the first that does not fit.
+    ///
+    /// Where earlier events were pruned, the first that is kept is taken as it is.
+    pub fn take(&mut self, event: &Value) -> Result<(), String> {
+        let parsed: AgentEvent =
+            serde_json::from_value(event.clone()).map_err(|error| format!("unreadable: {error}"))?;
+        let seq = parsed.seq;
+        let said: Hash32 =
+            event["hash"].as_str().and_then(|text| text.parse().ok()).ok_or(format!("event {seq} has no hash"))?;
+        if parsed.npub != self.npub {
+            return Err(format!("event {seq} is of another agent"));
+        }
+        if self.first.is_some() && seq != self.last + 1 {
+            return Err(format!("event {seq} follows {}: some are missing", self.last));
+        }
+        let before = match self.head {
+            Some(head) => Some(head),
+            None if seq == 1 => Some(genesis(&self.npub)),
+            None => None,
+        };
+        let sealed = event["sealed"].as_str().map(|text| STANDARD.decode(text)).transpose();
+        let sealed = sealed.map_err(|_| format!("event {seq}: its sealed part is not base64"))?;
+        if let Some(before) = before {
+            let digest = digest(&parsed, sealed.as_deref().unwrap_or_default())?;
+            if Hash32::sha256(&[*before.as_bytes(), *digest.as_bytes()].concat()) != said {
+                return Err(format!("event {seq} was changed, or something before it"));
+            }
+        }
+        self.first.get_or_insert(seq);
+        (self.last, self.head) = (seq, Some(said));
+        Ok(())
+    }
+}
+
+fn genesis(npub: &Npub) -> Hash32 {
+    Hash32::sha256(&[b"nexus events of ".as_slice(), npub.as_bytes()].concat())
+}
+
+fn digest(event: &AgentEvent, sealed: &[u8]) -> Result<Hash32, String> {
+    let body = serde_json::to_string(&event.body).map_err(|error| error.to_string())?;
+    let mut bytes = event.at.0.to_be_bytes().to_vec();
+    bytes.extend((body.len() as u64).to_be_bytes());
+    bytes.extend(body.as_bytes());
+    bytes.extend(sealed);
+    Ok(Hash32::sha256(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nexus_core::UnixMs;
+    use nexus_core::event::EventBody;
+
+    fn chained(npub: Npub, count: i64) -> Vec<Value> {
+        let mut head = genesis(&npub);
+        let event = |seq| {
+            let body = EventBody::BalanceChanged { balance_sats: seq as u64 };
+            let event = AgentEvent { seq, at: UnixMs(seq * 10), npub, body };
+            let sealed = b"sealed".as_slice();
+            head = Hash32::sha256(&[*head.as_bytes(), *digest(&event, sealed).unwrap().as_bytes()].concat());
+            let mut value = serde_json::to_value(&event).unwrap();
+            value["hash"] = serde_json::json!(head);
+            value["sealed"] = serde_json::json!(STANDARD.encode(sealed));
+            value
+        };
+        (1..=count).map(event).collect()
+    }
+
+    #[test]
+    fn an_honest_chain_holds_and_any_change_breaks_it() {
+        let npub = Npub::from_bytes([5; 32]);
+        let events = chained(npub, 6);
+        let run = |events: &[Value]| {
+            let mut chain = Chain::new(npub);
+            events.iter().try_for_each(|event| chain.take(event)).map(|()| chain.checked())
+        };
+        assert_eq!(run(&events), Ok(6));
+        // Pruned at the front: what is kept still follows.
+        assert_eq!(run(&events[2..]), Ok(4));
+        let mut missing = events.clone();
+        missing.remove(3);
+        assert!(run(&missing).unwrap_err().contains("missing"));
+        for (name, value) in [("balance_sats", 99.into()), ("at", 1.into()), ("sealed", "AAAA".into())] {
+            let mut changed = events.clone();
+            changed[3][name] = value;
+            assert!(run(&changed).unwrap_err().contains("event 4"), "{name}");
+        }
+    }
+
+    #[test]
+    fn waits_stay_near_what_was_meant() {
+        let entropy = nexus_testkit::SeededEntropy::new(1);
+        for _ in 0..200 {
+            let ms = jitter(1_000, &entropy);
+            assert!((500..=1_500).contains(&ms), "{ms}");
+        }
+    }
 }

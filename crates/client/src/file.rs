@@ -76,6 +76,16 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, Error> {
     Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
+/// Takes from others the right to read a file, if it is there.
+pub fn keep_private(path: &Path) -> Result<(), Error> {
+    match File::open(path).and_then(|file| make_private(&file)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { attempted: "protecting", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether others than the file's owner may read it. False where there are no such modes.
 pub fn readable_by_others(path: &Path) -> bool {
     #[cfg(unix)]

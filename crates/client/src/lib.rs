@@ -12,7 +12,7 @@ pub mod owner;
 pub mod policy;
 pub mod pool;
 pub mod proof;
-// pub mod view;
+pub mod view;
 
 pub use api::{Api, Auth};
 pub use context::{Context, Contexts};

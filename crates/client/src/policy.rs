@@ -15,16 +15,21 @@ use crate::error::Error;
 use crate::proof;
 
 /// The policy that a host keeps for an agent, checked against the owner's key; none if there is none.
-pub fn stored(agent: &Value, npub: &Npub, owner: &Npub) -> Result<Option<SignedPolicy>, Error> {
-    let event = &agent["policy"];
-    if event.is_null() {
-        return Ok(None);
-    }
+pub async fn stored(api: &Api, npub: &Npub, owner: &Npub) -> Result<Option<SignedPolicy>, Error> {
+    let answer = match api.get(&path(npub)).await {
+        Ok(answer) => answer,
+        Err(Error::Api(problem)) if problem.code == "policy_missing" => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let odd = |why: String| Error::Protocol { attempted: "reading the policy", why };
-    let event: Event = serde_json::from_value(event.clone()).map_err(|error| odd(error.to_string()))?;
+    let event: Event = serde_json::from_value(answer["event"].clone()).map_err(|error| odd(error.to_string()))?;
     verify_policy(&event, owner, npub).map(Some).map_err(|error| {
-        Error::NotAllowed(format!("the host keeps a policy that you did not sign: {error}\n  next: the worker refuses it too; sign a new one with `nexus agent policy A --edit`"))
+        Error::NotAllowed(format!("the host keeps a policy that you did not sign: {error}\n  next: the worker refuses it too; sign a new one with `nexus agent policy A --file FILE`"))
     })
+}
+
+fn path(npub: &Npub) -> String {
+    format!("/v1/agents/{npub}/policy")
 }
 
 /// Signs a policy as its owner.
@@ -49,12 +54,11 @@ pub fn next_version(edited: &str, npub: &Npub, current: Option<&Policy>) -> Resu
     Policy::parse(&document.to_string()).map_err(refused)
 }
 
-/// Stores a newly signed policy. The host refuses one that is not newer than its own.
+/// Stores a newly signed policy; `api` must be asked by the owner key. The host refuses one that is not newer than its
+/// own.
 pub async fn store(api: &Api, npub: &Npub, event: &Event) -> Result<(), Error> {
-    let path = format!("/v1/agents/{npub}");
-    let etag = api.call(Call::new(reqwest::Method::GET, path.as_str())).await?.etag;
-    let call = Call::new(reqwest::Method::PATCH, path).json(&json!({ "policy": event }));
-    api.call(call.header("if-match", etag.as_deref().unwrap_or("*"))).await.map(drop)
+    let body = serde_json::to_vec(event).map_err(refused)?;
+    api.call(Call::new(reqwest::Method::PUT, path(npub)).bytes(body)).await.map(drop)
 }
 
 /// The document that an editor is opened on: what may be changed, with its present values.

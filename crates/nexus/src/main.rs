@@ -1,1 +1,80 @@
-fn main() {}
+//! The `nexus` program: reads what was typed, wires the parts, and lets them do the work.
+
+mod ambient;
+mod cli;
+mod command;
+mod config;
+mod dev;
+mod doctor;
+mod failure;
+mod log;
+mod output;
+mod prompt;
+mod role;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{Cli, Command, LogForm};
+use crate::config::Loaded;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.json);
+    match run(cli, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error, output),
+    }
+}
+
+fn run(cli: Cli, output: Output) -> anyhow::Result<()> {
+    // rustls takes its cryptography from the process; the answer is an error only if it was set before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let settings = role::settings(&cli)?;
+    start_log(&cli, settings.as_ref());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(dispatch(cli, settings, output));
+    // What still runs has been told to stop and had its time.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done
+}
+
+async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow::Result<()> {
+    let Cli { global, command } = cli;
+    let settings = || settings.ok_or_else(|| anyhow::anyhow!("this command reads no configuration"));
+    match command {
+        Command::Dev(args) => dev::run(args, settings()?, &global, output).await,
+        Command::Provider(args) => role::provider::run(args, settings()?, output).await,
+        Command::Devnet(args) => role::devnet::run(args, settings()?, output).await,
+        Command::Doctor(_) => doctor::run(settings()?, &global, output).await,
+        Command::Config { sources } => command::config::run(&settings()?, sources, output),
+        Command::Agent(command) => command::agent::run(command, &global, output).await,
+        Command::Login(args) => command::login::run(args, &global, output).await,
+        Command::Context(command) => command::context::run(command, output),
+        Command::Token(command) => command::token::run(command, &global, output).await,
+        Command::Pool => command::pool::run(&global, output).await,
+        Command::Completions { shell } => command::completions::run(shell),
+        Command::Bench(_) => command::not_yet("bench", "`cargo test` runs the tests that there are"),
+        Command::Control(_) => command::not_yet("control", "`nexus dev` runs the control plane with everything else"),
+        Command::Worker(_) => command::not_yet("worker", "`nexus dev` runs a worker with everything else"),
+        Command::Relay(_) => command::not_yet("relay", "`nexus dev` runs the inbox relay with everything else"),
+        Command::Migrate(_) => command::not_yet("migrate", "`nexus dev` migrates its own database at start"),
+        Command::Backup(_) => command::not_yet("backup", "stop the host and copy its data directory"),
+        Command::Restore(_) => command::not_yet("restore", "nothing else restores a database safely"),
+        Command::Hosting(_) => command::not_yet("hosting", "until hosting is charged for, every account is paid"),
+        Command::Apply(_) => command::not_yet("apply", "`nexus agent create` makes agents one by one"),
+        Command::Fleet(_) => command::not_yet("fleet", "`nexus agent create` makes agents one by one"),
+        Command::Sim(_) => command::not_yet("sim", "`cargo test` runs the tests that there are"),
+    }
+}
+
+fn start_log(cli: &Cli, settings: Option<&Loaded>) {
+    let form = cli.global.log.or(settings.map(|loaded| loaded.config.log.form)).unwrap_or(LogForm::Text);
+    let configured = settings.map_or("warn", |loaded| loaded.config.log.level.as_str());
+    let level = log::level(configured, cli.global.verbose).unwrap_or(LevelFilter::WARN);
+    log::init(form, level, output::colour_on(&std::io::stderr()));
+}

@@ -69,7 +69,11 @@ fn nothing_lost_or_doubled(place: &Place, host: &Host, friend: &Friend, hex: &st
     let balance = balance["balance_msat"].as_i64().or_else(|| balance["balance_sats"].as_i64().map(|s| s * 1000));
     assert_eq!(balance, Some(10_000_000 - books.settled), "{point}: wallet and books disagree");
     // The mention's tick is one job; the tick before it was another: nothing was bought twice.
-    assert_eq!(books.jobs_paid, ticks.iter().filter(|tick| tick["cost_msat"].as_i64().unwrap_or(0) > 0).count() as i64, "{point}");
+    assert_eq!(
+        books.jobs_paid,
+        ticks.iter().filter(|tick| tick["cost_msat"].as_i64().unwrap_or(0) > 0).count() as i64,
+        "{point}"
+    );
     assert!(books.jobs_paid <= 2, "{point}: {} jobs paid", books.jobs_paid);
 
     // Events without a gap.
@@ -94,9 +98,13 @@ impl Books {
         let database = rusqlite::Connection::open_with_flags(place.database(), flags).unwrap();
         let one = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         Self {
-            settled: one("SELECT CAST(COALESCE(SUM(amount_msat + fee_msat), 0) AS INTEGER) FROM payment WHERE state = 'settled'"),
+            settled: one(
+                "SELECT CAST(COALESCE(SUM(amount_msat + fee_msat), 0) AS INTEGER) FROM payment WHERE state = 'settled'",
+            ),
             jobs_paid: one("SELECT COUNT(*) FROM payment WHERE state = 'settled'"),
-            double_steps: one("SELECT COUNT(*) FROM (SELECT step FROM payment WHERE state = 'settled' GROUP BY npub, step HAVING COUNT(*) > 1)"),
+            double_steps: one(
+                "SELECT COUNT(*) FROM (SELECT step FROM payment WHERE state = 'settled' GROUP BY npub, step HAVING COUNT(*) > 1)",
+            ),
             open: one("SELECT COUNT(*) FROM payment WHERE state NOT IN ('settled', 'failed', 'canceled')"),
             held: one("SELECT CAST(COALESCE(SUM(held_msat), 0) AS INTEGER) FROM budget"),
             spent: one("SELECT CAST(COALESCE(SUM(settled_msat), 0) AS INTEGER) FROM budget WHERE win LIKE 'day:%'"),
@@ -109,9 +117,7 @@ fn killed_at(point: &str) {
     // First a quiet host: the agent is created, funded and has had its first tick.
     let host = place.start(&[]);
     let hex = hex_of(&place.agent("ada", &["--heartbeat", "1d"]));
-    let first = eventually(30, || {
-        place.ticks("ada").iter().any(|tick| tick["status"] == "completed").then_some(())
-    });
+    let first = eventually(30, || place.ticks("ada").iter().any(|tick| tick["status"] == "completed").then_some(()));
     assert!(first.is_some(), "{point}: {:?}", place.ticks("ada"));
     assert_eq!(host.interrupt(), 0);
 

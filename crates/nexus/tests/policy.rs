@@ -126,10 +126,8 @@ fn a_changed_owner_changes_nothing() {
     let victim = Victim::new();
     let attacker = LocalSigner::generate(Arc::new(SystemEntropy));
     let stored = victim.stored_policy();
-    let changed = victim
-        .database()
-        .execute("UPDATE member SET npub = ?1", [attacker.public_key().as_bytes().to_vec()])
-        .unwrap();
+    let changed =
+        victim.database().execute("UPDATE member SET npub = ?1", [attacker.public_key().as_bytes().to_vec()]).unwrap();
     assert_eq!(changed, 1);
     let mut policy = Policy::default_for(victim.npub);
     policy.version = 2;

@@ -158,7 +158,9 @@ fn opened_secrets(place: &Place, npub: &str) -> Vec<(&'static str, String)> {
     .unwrap();
     let key: nexus_core::Npub = npub.parse().unwrap();
     let envelope: String = database
-        .query_row("SELECT mnemonic_encrypted FROM agent_sealed WHERE npub = ?1", [key.as_bytes().to_vec()], |row| row.get(0))
+        .query_row("SELECT mnemonic_encrypted FROM agent_sealed WHERE npub = ?1", [key.as_bytes().to_vec()], |row| {
+            row.get(0)
+        })
         .unwrap();
     let mnemonic = nexus_vault::open_mnemonic(&envelope, &Passphrase::existing(common::PASSPHRASE)).unwrap();
     let entropy: std::sync::Arc<dyn nexus_core::Entropy> = std::sync::Arc::new(nexus_testkit::SystemEntropy);
@@ -203,7 +205,8 @@ fn misuse_is_told_with_the_next_step() {
     let (code, _, errors) = place.run(&["agent", "export", "x"]);
     assert_eq!(code, 1);
     assert!(errors.contains("not yet") || errors.contains("not available yet"), "{errors}");
-    let (code, _, errors) = place.run(&["agent", "create", "Bad Name", "--passphrase-file", place.path("passphrase").to_str().unwrap()]);
+    let (code, _, errors) =
+        place.run(&["agent", "create", "Bad Name", "--passphrase-file", place.path("passphrase").to_str().unwrap()]);
     assert_ne!(code, 0, "{errors}");
     assert_eq!(list(&place.ok(&["agent", "list"])), Vec::<Value>::new());
 

@@ -1,0 +1,275 @@
+//! `nexus agent …`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::Rest;
+
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Make an agent: its keys are made here, and leave this machine only sealed
+    Create(CreateArgs),
+    /// Every agent of this account
+    List {
+        /// Only those in this state, for example running, stopped, active, hibernating
+        #[arg(long)]
+        state: Option<String>,
+        /// Only those with this label, as key=value or key
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// Everything about one agent, with the reason for its state
+    Status {
+        /// Name or npub
+        agent: String,
+    },
+    /// Let it tick
+    Start {
+        /// Name or npub
+        agent: String,
+    },
+    /// Let it tick no more
+    Stop(StopArgs),
+    /// Tick now
+    Tick(TickArgs),
+    /// Past ticks: cause, cost, result
+    Ticks(TicksArgs),
+    /// What happened to it, and what happens now
+    Events(EventsArgs),
+    /// Put sats into its wallet
+    Fund(FundArgs),
+    /// What is in its wallet
+    Balance {
+        /// Name or npub
+        agent: String,
+    },
+    /// Change schedule, relays, labels
+    Set(ConfigArgs),
+    /// Show or change the signed policy: limits, autonomy, allow-lists
+    Policy(PolicyArgs),
+    /// Remove it from this host
+    Delete(DeleteArgs),
+    /// Take sats out of its wallet (not yet)
+    #[command(hide = true)]
+    Withdraw(Rest),
+    /// Show or change its wallet (not yet)
+    #[command(hide = true)]
+    Wallet(Rest),
+    /// Write its backup (not yet)
+    #[command(hide = true)]
+    Export(Rest),
+    /// Take a backup in (not yet)
+    #[command(hide = true)]
+    Import(Rest),
+    /// What waits for your decision (not yet)
+    #[command(hide = true)]
+    Approvals(Rest),
+    /// Allow an action that waits (not yet)
+    #[command(hide = true)]
+    Approve(Rest),
+    /// Refuse an action that waits (not yet)
+    #[command(hide = true)]
+    Deny(Rest),
+    /// Its thoughts during one tick (not yet)
+    #[command(hide = true)]
+    Trajectory(Rest),
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// 1 to 64 of a-z, 0-9, '-', '_', '.'
+    pub name: String,
+    /// Something it works towards; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub goal: Vec<String>,
+    /// File with more goals, one a line, so that they stay out of the shell's history
+    #[arg(long, value_name = "FILE")]
+    pub goals_file: Option<PathBuf>,
+    /// File that says who it is and how it speaks
+    #[arg(long, value_name = "FILE")]
+    pub persona_file: Option<PathBuf>,
+    /// Public description, shown in its profile
+    #[arg(long, value_name = "TEXT")]
+    pub about: Option<String>,
+    /// Time between heartbeats: 30s, 15m, 2h, 1d
+    #[arg(long, value_name = "TIME", value_parser = duration_secs)]
+    pub heartbeat: Option<u32>,
+    /// Tick at every heartbeat, even when nothing is new
+    #[arg(long)]
+    pub always: bool,
+    /// Relay to use beside the host's own; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub relay: Vec<String>,
+    /// Label as key=value; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+    /// Who can use its key
+    #[arg(long, value_enum, default_value_t = CustodyArg::Sealed)]
+    pub custody: CustodyArg,
+    /// File with the passphrase for the mnemonic's envelope
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// File with a BIP-39 mnemonic to use instead of a new one
+    #[arg(long, value_name = "FILE")]
+    pub mnemonic_file: Option<PathBuf>,
+    /// File with the policy (JSON) to sign instead of the default one
+    #[arg(long, value_name = "FILE")]
+    pub policy_file: Option<PathBuf>,
+    /// Start it at once
+    #[arg(long)]
+    pub start: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CustodyArg {
+    Sealed,
+    Attended,
+    Bunker,
+    Threshold,
+}
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Do not wait for the running tick: signing is revoked first
+    #[arg(long)]
+    pub now: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TickArgs {
+    /// Name or npub
+    pub agent: String,
+    /// File with something to tell it; it is sealed to the agent before it leaves this machine
+    #[arg(long, value_name = "FILE")]
+    pub text_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TicksArgs {
+    /// Name or npub
+    pub agent: String,
+    /// How many, newest first
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub limit: u32,
+    /// Show this tick with its steps
+    #[arg(long, value_name = "TICK")]
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Stay and show what happens
+    #[arg(long)]
+    pub follow: bool,
+    /// Only events after this number
+    #[arg(long, value_name = "SEQ")]
+    pub after: Option<u64>,
+    /// Check that the chain of events has no gap and no change
+    #[arg(long, conflicts_with = "follow")]
+    pub verify: bool,
+    /// Open what only the owner can read, with the owner key
+    #[arg(long)]
+    pub open: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FundArgs {
+    /// Name or npub
+    pub agent: String,
+    /// How many sats
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub sats: u64,
+    /// Print the invoice and do not wait or pay
+    #[arg(long)]
+    pub invoice_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Time between heartbeats: 30s, 15m, 2h, 1d
+    #[arg(long, value_name = "TIME", value_parser = duration_secs)]
+    pub heartbeat: Option<u32>,
+    /// Public description, shown in its profile
+    #[arg(long, value_name = "TEXT")]
+    pub about: Option<String>,
+    /// Replace the relays; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub relay: Vec<String>,
+    /// Add or change a label, as key=value; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+    /// Any field of the configuration, as JSON merged over it
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Change it in $EDITOR and sign the next version
+    #[arg(long, conflicts_with = "file")]
+    pub edit: bool,
+    /// Sign this document (JSON) as the next version
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Delete even though sats remain in its wallet: they are then reachable only with its mnemonic
+    #[arg(long)]
+    pub forfeit: bool,
+}
+
+/// `90`, `30s`, `15m`, `2h`, `1d` in seconds.
+fn duration_secs(text: &str) -> Result<u32, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err("use a number and s, m, h or d, for example 15m".to_owned()),
+    };
+    let secs = number.parse::<u32>().ok().and_then(|number| number.checked_mul(factor));
+    secs.ok_or_else(|| "use a number and s, m, h or d, for example 15m".to_owned())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("use key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(duration_secs("15m"), Ok(900));
+        assert_eq!(duration_secs("90"), Ok(90));
+        assert_eq!(duration_secs("2h"), Ok(7_200));
+        assert_eq!(duration_secs("1d"), Ok(86_400));
+        for bad in ["", "m", "1w", "-1s", "99999999d", "1.5h"] {
+            assert!(duration_secs(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Commands that run or check a host.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Rest;
+
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Where everything is kept; the platform's data directory by default
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Development network: a directory to serve or join, or the URL of a running one
+    #[arg(long, value_name = "DIR|URL")]
+    pub devnet: Option<String>,
+    /// Port of the API; 0 takes any free one
+    #[arg(long, value_name = "PORT")]
+    pub api_port: Option<u16>,
+    /// Port of the inbox relay; 0 takes any free one
+    #[arg(long, value_name = "PORT")]
+    pub relay_port: Option<u16>,
+    /// OpenAI-compatible endpoint to think with, instead of a local Ollama or the demo planner
+    #[arg(long, value_name = "URL")]
+    pub llm_url: Option<url::Url>,
+    /// Model to ask that endpoint for
+    #[arg(long, value_name = "NAME")]
+    pub llm_model: Option<String>,
+    /// Name of the context that is written
+    #[arg(long, value_name = "NAME")]
+    pub write_context: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ProviderArgs {
+    /// Relay to sell on; may be repeated
+    #[arg(long, value_name = "URL", required = true)]
+    pub relay: Vec<String>,
+    /// OpenAI-compatible endpoint; the demo planner without one
+    #[arg(long, value_name = "URL")]
+    pub llm_url: Option<url::Url>,
+    /// Model to ask that endpoint for
+    #[arg(long, value_name = "NAME")]
+    pub llm_model: Option<String>,
+    /// Price of a request, in sats
+    #[arg(long, value_name = "SATS")]
+    pub price: Option<u64>,
+    /// Development network to be paid on: directory or URL
+    #[arg(long, value_name = "DIR|URL")]
+    pub devnet: Option<String>,
+    /// File with the provider's secret key; made if missing
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DevnetArgs {
+    /// Where its log is kept
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Data directory to check
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Ticks a second through the store
+    Ticks(Rest),
+    /// The same rows without our code: what the machine can do at most
+    Ceiling(Rest),
+    /// Idle agents (not yet)
+    #[command(hide = true)]
+    Idle(Rest),
+    /// Trigger to tick (not yet)
+    #[command(hide = true)]
+    Wake(Rest),
+    /// Losing a worker (not yet)
+    #[command(hide = true)]
+    Failover(Rest),
+}

@@ -1,0 +1,231 @@
+//! What may be typed. Secrets are never arguments: they come from a terminal or a file.
+
+mod agent;
+mod host;
+mod owner;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use agent::{
+    AgentCommand, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, FundArgs, PolicyArgs, StopArgs, TickArgs,
+    TicksArgs,
+};
+pub use host::{BenchCommand, DevArgs, DevnetArgs, DoctorArgs, ProviderArgs};
+pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
+
+/// Hosts sovereign AI agents: a Nostr identity and a Lightning wallet each, thinking around the clock.
+#[derive(Debug, Parser)]
+#[command(name = "nexus", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Global {
+    /// Answer with JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Use this context instead of the chosen one
+    #[arg(long, global = true, value_name = "NAME", env = "NEXUS_CONTEXT")]
+    pub context: Option<String>,
+    /// File with the passphrase of this context's owner key, where there is no terminal
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key_passphrase_file: Option<PathBuf>,
+    /// Configuration file of the host roles
+    #[arg(long, global = true, value_name = "FILE", env = "NEXUS_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Form of the log on standard error
+    #[arg(long, global = true, value_name = "FORM")]
+    pub log: Option<LogForm>,
+    /// Log more: -v for our own debug lines, -vv for traces
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogForm {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole host in this process: nothing to install, no account
+    Dev(DevArgs),
+    /// Create, run and look after agents
+    #[command(subcommand, visible_alias = "agents")]
+    Agent(AgentCommand),
+    /// Join a host: make or take an owner key and get a token
+    Login(LoginArgs),
+    /// Which host the commands talk to, and as whom
+    #[command(subcommand)]
+    Context(ContextCommand),
+    /// Tokens for programs, with limited scopes
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Show the host's pool document, and check it against the pinned root key
+    Pool,
+    /// Sell compute over NIP-90: an OpenAI-compatible endpoint, or the demo planner
+    Provider(ProviderArgs),
+    /// Run a development Lightning network alone
+    Devnet(DevnetArgs),
+    /// Check a host: data directory, database, ports, clock, relay, provider, worker
+    Doctor(DoctorArgs),
+    /// Print the whole configuration that a host role would run with
+    Config {
+        /// Also say where each value comes from
+        #[arg(long)]
+        sources: bool,
+    },
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Control plane alone (not yet)
+    #[command(hide = true)]
+    Control(Rest),
+    /// Worker alone (not yet)
+    #[command(hide = true)]
+    Worker(Rest),
+    /// Inbox relay alone (not yet)
+    #[command(hide = true)]
+    Relay(Rest),
+    /// Migrate a database (not yet)
+    #[command(hide = true)]
+    Migrate(Rest),
+    /// Back a host up (not yet)
+    #[command(hide = true)]
+    Backup(Rest),
+    /// Restore a host (not yet)
+    #[command(hide = true)]
+    Restore(Rest),
+    /// Hosting plans, status and invoices (not yet)
+    #[command(hide = true)]
+    Hosting(Rest),
+    /// Bring many agents to what a manifest says (not yet)
+    #[command(hide = true)]
+    Apply(Rest),
+    /// Many agents at once (not yet)
+    #[command(hide = true)]
+    Fleet(Rest),
+    /// Deterministic simulation (not yet)
+    #[command(hide = true)]
+    Sim(Rest),
+}
+
+/// Whatever follows a command that is planned and not there yet.
+#[derive(Debug, clap::Args)]
+pub struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub rest: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("nexus").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_line_parses() {
+        for line in [
+            "dev --data-dir /d --devnet http://127.0.0.1:9 --api-port 0 --relay-port 0 --json",
+            "login --new",
+            "login --url https://host --key-file k",
+            "login --bunker-file f",
+            "context list",
+            "context use dev",
+            "context show",
+            "agent create bob --goal one --goal two --heartbeat 15m --custody sealed --passphrase-file p --start",
+            "agent create bob --mnemonic-file m --persona-file p --label team=a --relay wss://r",
+            "agent list --json",
+            "agents list",
+            "agent status bob",
+            "agent start bob",
+            "agent stop bob --now",
+            "agent tick bob",
+            "agent tick bob --text-file note",
+            "agent ticks bob --limit 5",
+            "agent events bob --follow --after 3",
+            "agent events bob --verify",
+            "agent fund bob --sats 5000",
+            "agent balance bob",
+            "agent set bob --heartbeat 1h",
+            "agent policy bob",
+            "agent policy bob --edit",
+            "agent policy bob --file p.json",
+            "agent delete bob --yes",
+            "agent delete bob --forfeit",
+            "agent withdraw bob --sats 5",
+            "agent wallet bob --wallet cashu=https://mint",
+            "agent export bob --move",
+            "agent import --passphrase-file p",
+            "agent approvals bob",
+            "agent approve bob 12",
+            "agent deny bob 12",
+            "agent trajectory bob t",
+            "hosting plans",
+            "fleet apply -f x.toml",
+            "apply -f x",
+            "control --anything",
+            "worker --region R --pool P",
+            "relay",
+            "provider --relay ws://127.0.0.1:7778 --llm-url http://127.0.0.1:11434/v1",
+            "devnet --dir /d",
+            "doctor --json",
+            "config",
+            "config --sources",
+            "bench ticks",
+            "bench ceiling",
+            "bench wake",
+            "sim --seed 7",
+            "completions bash",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn misuse_is_a_usage_error() {
+        for line in
+            ["", "agent", "agent create", "dev --api-port 70000", "agent stop", "nonsense", "agent fund a --sats 0"]
+        {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_argument_takes_a_secret() {
+        fn names(command: &clap::Command, into: &mut Vec<String>) {
+            into.extend(command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned));
+            command.get_subcommands().for_each(|sub| names(sub, into));
+        }
+        let mut all = Vec::new();
+        names(&Cli::command(), &mut all);
+        for name in all {
+            let secret = ["passphrase", "mnemonic", "nsec", "seed", "secret", "key", "token", "password"]
+                .iter()
+                .any(|word| name == *word || name.ends_with(&format!("-{word}")));
+            assert!(!secret || name == "seed", "--{name} would put a secret on the command line");
+        }
+    }
+}

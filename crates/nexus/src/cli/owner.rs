@@ -1,0 +1,80 @@
+//! Commands about the owner: keys, hosts, tokens.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("key").required(true).args(["new", "key_file", "bunker_file"]))]
+pub struct LoginArgs {
+    /// Origin of the host's API; that of the present context by default
+    #[arg(long, value_name = "URL")]
+    pub url: Option<url::Url>,
+    /// Make a new owner key
+    #[arg(long)]
+    pub new: bool,
+    /// File with the owner key: nsec, hex or ncryptsec
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// File with a bunker:// address of a remote signer (not yet)
+    #[arg(long, value_name = "FILE", alias = "bunker")]
+    pub bunker_file: Option<PathBuf>,
+    /// Name of the context to write; the host's name by default
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Fingerprint of the host's root key, as the operator gave it to you
+    #[arg(long, value_name = "WORDS")]
+    pub fingerprint: Option<String>,
+    /// Keep the key without a passphrase: for development only
+    #[arg(long)]
+    pub development: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// All contexts
+    List,
+    /// Use this one from now on
+    Use { name: String },
+    /// One context, without its secrets
+    Show { name: Option<String> },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token; it is shown once
+    Create {
+        /// What it may do; may be repeated
+        #[arg(long, value_enum, required = true)]
+        scope: Vec<Scope>,
+        /// What it is for
+        #[arg(long, value_name = "TEXT", default_value = "nexus token")]
+        name: String,
+        /// Days until it expires
+        #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=366))]
+        days: u32,
+    },
+    /// All tokens, without their secrets
+    List,
+    /// End a token
+    Revoke { id: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scope {
+    Read,
+    Operate,
+    Configure,
+    Billing,
+}
+
+impl Scope {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Configure => "configure",
+            Self::Billing => "billing",
+        }
+    }
+}

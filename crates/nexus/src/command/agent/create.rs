@@ -1,0 +1,107 @@
+//! `nexus agent create`
+
+use nexus_client::create::{Draft, create};
+use nexus_client::{Error, file, pool};
+use nexus_core::AgentConfig;
+use nexus_core::agent::HeartbeatWhen;
+use nexus_seal::{Passphrase, SecretText};
+use serde_json::json;
+
+use crate::cli::{CreateArgs, CustodyArg};
+use crate::command::not_yet;
+use crate::prompt;
+use crate::session::Session;
+
+pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
+    match args.custody {
+        CustodyArg::Sealed => {}
+        CustodyArg::Attended => return not_yet("agent create --custody attended", "use --custody sealed"),
+        CustodyArg::Bunker => return not_yet("agent create --custody bunker", "use --custody sealed"),
+        CustodyArg::Threshold => return not_yet("agent create --custody threshold", "use --custody sealed"),
+    }
+    let (passphrase, generated) = passphrase(session, &args)?;
+    let draft = draft(&args, passphrase.clone())?;
+    draft.check()?;
+    let keys = session.owner_keys()?;
+    let offer = pool::fetch(&session.api).await?;
+    let signed = offer.verify(session.context.pool.as_ref(), None, session.clock.now())?;
+    if session.context.pool.is_none() {
+        prompt::say(format!("The host's root key, pinned from now on: {}", signed.fingerprint()));
+    }
+    keep_pin(session, &signed)?;
+    let created = create(&session.as_owner(&keys), &keys, &offer, &signed, draft).await?;
+    let npub = created.npub;
+    let mut status = created.answer;
+    if args.start {
+        status = session.api.post(&format!("/v1/agents/{npub}/start"), &json!({})).await?;
+    }
+    if generated {
+        prompt::say(format!(
+            "\nPassphrase of this agent's mnemonic, shown once. Without it nobody can take the agent elsewhere:\n\n    {}\n",
+            passphrase.expose()
+        ));
+    }
+    session.output.either(&status, || {
+        let reason = status["reason"]["text"].as_str().unwrap_or_default();
+        let next = if args.start { "fund" } else { "start" };
+        format!("Created {} ({npub})\n{reason}\nNext: nexus agent {next} {}", args.name, args.name)
+    });
+    Ok(())
+}
+
+/// Later pool documents are followed from the last one that was believed.
+fn keep_pin(session: &Session, signed: &nexus_seal::SignedPool) -> Result<(), Error> {
+    let pin = signed.pin();
+    if session.context.pool.as_ref() == Some(&pin) {
+        return Ok(());
+    }
+    let mut context = session.context.clone();
+    context.pool = Some(pin);
+    session.contexts.save(&context)
+}
+
+/// The envelope's passphrase, and whether it was generated here and must be shown.
+fn passphrase(session: &Session, args: &CreateArgs) -> Result<(Passphrase, bool), Error> {
+    let own = |text: &str| {
+        Passphrase::own(text).map_err(|error| {
+            Error::Usage(format!("{error}\n  next: choose another passphrase, or leave it empty for a generated one"))
+        })
+    };
+    match &args.passphrase_file {
+        Some(path) => Ok((own(&file::read_secret(path)?)?, false)),
+        None if prompt::terminal() => match prompt::new_secret("passphrase for the agent's mnemonic")? {
+            Some(text) => Ok((own(&text)?, false)),
+            None => Ok((Passphrase::generate(&*session.entropy), true)),
+        },
+        None => Err(Error::Usage(
+            "there is no terminal to ask for the passphrase of the agent's mnemonic\n  next: give --passphrase-file FILE".to_owned(),
+        )),
+    }
+}
+
+fn draft(args: &CreateArgs, passphrase: Passphrase) -> Result<Draft, Error> {
+    let mut goals = args.goal.clone();
+    if let Some(path) = &args.goals_file {
+        let text = file::read_secret(path)?;
+        goals.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    let read = |path: &Option<std::path::PathBuf>| path.as_deref().map(file::read_secret).transpose();
+    let defaults = AgentConfig::default();
+    let config = AgentConfig {
+        heartbeat_secs: args.heartbeat.unwrap_or(defaults.heartbeat_secs),
+        heartbeat_when: if args.always { HeartbeatWhen::Always } else { defaults.heartbeat_when },
+        relays: args.relay.clone(),
+        labels: args.label.iter().cloned().collect(),
+        about: args.about.clone().unwrap_or_default(),
+        ..defaults
+    };
+    Ok(Draft {
+        name: args.name.clone(),
+        config,
+        mnemonic: read(&args.mnemonic_file)?.map(|text| SecretText::new(text.as_str())),
+        passphrase,
+        policy: read(&args.policy_file)?.map(|text| text.as_str().to_owned()),
+        persona: read(&args.persona_file)?.map(|text| text.as_str().to_owned()).unwrap_or_default(),
+        goals,
+    })
+}

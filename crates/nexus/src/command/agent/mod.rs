@@ -1,0 +1,76 @@
+//! `nexus agent …`
+
+mod change;
+mod create;
+mod events;
+mod fund;
+mod list;
+mod policy;
+mod run;
+mod status;
+mod ticks;
+
+use crate::cli::{AgentCommand, Global};
+use crate::command::not_yet;
+use crate::output::Output;
+use crate::session::Session;
+
+pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyhow::Result<()> {
+    if let Some((name, instead)) = later(&command) {
+        return not_yet(&format!("agent {name}"), instead);
+    }
+    let session = Session::open(global, output)?;
+    match command {
+        AgentCommand::Create(args) => create::run(&session, args).await,
+        AgentCommand::List { state, label } => list::run(&session, state.as_deref(), label.as_deref()).await,
+        AgentCommand::Status { agent } => status::run(&session, &agent).await,
+        AgentCommand::Start { agent } => run::start(&session, &agent).await,
+        AgentCommand::Stop(args) => run::stop(&session, &args).await,
+        AgentCommand::Tick(args) => run::tick(&session, &args).await,
+        AgentCommand::Ticks(args) => ticks::run(&session, &args).await,
+        AgentCommand::Events(args) => events::run(&session, &args).await,
+        AgentCommand::Fund(args) => fund::fund(&session, &args).await,
+        AgentCommand::Balance { agent } => fund::balance(&session, &agent).await,
+        AgentCommand::Set(args) => change::run(&session, &args).await,
+        AgentCommand::Policy(args) => policy::run(&session, &args).await,
+        AgentCommand::Delete(args) => run::delete(&session, &args).await,
+        AgentCommand::Withdraw(_)
+        | AgentCommand::Wallet(_)
+        | AgentCommand::Export(_)
+        | AgentCommand::Import(_)
+        | AgentCommand::Approvals(_)
+        | AgentCommand::Approve(_)
+        | AgentCommand::Deny(_)
+        | AgentCommand::Trajectory(_) => Ok(()),
+    }
+}
+
+/// Commands that are planned and not there, and what to do meanwhile.
+const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
+    const ASKED: &str = "until approvals exist, an asked action is refused; `nexus agent policy A --edit` allows more";
+    match command {
+        AgentCommand::Withdraw(_) => Some(("withdraw", "the sats stay in the agent's wallet, under its mnemonic")),
+        AgentCommand::Wallet(_) => Some(("wallet", "agents use the development network's wallet")),
+        AgentCommand::Export(_) => Some(("export", "the mnemonic that you keep is the agent's identity and wallet")),
+        AgentCommand::Import(_) => {
+            Some(("import", "`nexus agent create NAME --mnemonic-file FILE` takes the identity in"))
+        }
+        AgentCommand::Approvals(_) => Some(("approvals", ASKED)),
+        AgentCommand::Approve(_) => Some(("approve", ASKED)),
+        AgentCommand::Deny(_) => Some(("deny", ASKED)),
+        AgentCommand::Trajectory(_) => Some(("trajectory", "`nexus agent ticks A --id TICK` shows a tick's steps")),
+        AgentCommand::Create(_)
+        | AgentCommand::List { .. }
+        | AgentCommand::Status { .. }
+        | AgentCommand::Start { .. }
+        | AgentCommand::Stop(_)
+        | AgentCommand::Tick(_)
+        | AgentCommand::Ticks(_)
+        | AgentCommand::Events(_)
+        | AgentCommand::Fund(_)
+        | AgentCommand::Balance { .. }
+        | AgentCommand::Set(_)
+        | AgentCommand::Policy(_)
+        | AgentCommand::Delete(_) => None,
+    }
+}

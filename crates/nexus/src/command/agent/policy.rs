@@ -1,0 +1,100 @@
+//! `nexus agent policy`: show it, or sign the next version.
+
+use std::io::{Read, Write};
+use std::process::Command;
+
+use nexus_client::{Error, file, policy};
+use nexus_core::Npub;
+use nexus_core::policy::Policy;
+use serde_json::json;
+
+use crate::cli::PolicyArgs;
+use crate::output::sats;
+use crate::prompt;
+use crate::session::Session;
+
+/// Largest document that is taken back from an editor, in bytes.
+const MAX_EDITED: u64 = 256 * 1024;
+
+pub async fn run(session: &Session, args: &PolicyArgs) -> anyhow::Result<()> {
+    let npub = session.agent(&args.agent).await?;
+    let owner = session.context.owner.as_ref().map(nexus_client::OwnerKey::npub);
+    let owner = owner.ok_or_else(|| Error::NoOwnerKey(session.context.name.clone()))?;
+    let current = policy::stored(&session.api, &npub, &owner).await?.map(|signed| signed.policy);
+    let edited = match (&args.file, args.edit) {
+        (Some(path), _) => file::read_secret(path)?.as_str().to_owned(),
+        (None, true) => edit(&current.clone().unwrap_or_else(|| Policy::default_for(npub)))?,
+        (None, false) => return show(session, current.as_ref()),
+    };
+    let next = policy::next_version(&edited, &npub, current.as_ref())?;
+    sign(session, &npub, current.as_ref(), &next).await
+}
+
+fn show(session: &Session, current: Option<&Policy>) -> anyhow::Result<()> {
+    let Some(policy) = current else {
+        return Err(Error::NotFound(
+            "the agent has no signed policy, so it may not spend\n  next: `nexus agent policy A --edit` signs one"
+                .to_owned(),
+        )
+        .into());
+    };
+    if session.output.json {
+        session.output.document(policy);
+        return Ok(());
+    }
+    session.output.line(format!("Version {}, signed by you\n", policy.version));
+    for (what, amount) in policy::limits(policy) {
+        session.output.line(format!("  {what:<12} {}", sats(amount)));
+    }
+    session.output.line(format!("\n{}", serde_json::to_string_pretty(policy)?));
+    Ok(())
+}
+
+async fn sign(session: &Session, npub: &Npub, current: Option<&Policy>, next: &Policy) -> anyhow::Result<()> {
+    if let Some(current) = current {
+        let same = Policy { version: next.version, ..current.clone() };
+        if same == *next {
+            session
+                .output
+                .either(&json!({ "version": current.version, "changed": false }), || "Nothing changed.".to_owned());
+            return Ok(());
+        }
+        prompt::say(format!("You sign:\n{}", policy::changes(&same, next)?));
+    }
+    let keys = session.owner_keys()?;
+    let event = policy::sign(&*keys.signer(), next, session.clock.now()).await?;
+    policy::store(&session.as_owner(&keys), npub, &event).await?;
+    session.output.either(&json!({ "version": next.version, "changed": true }), || {
+        format!("Policy version {} is signed and stored.", next.version)
+    });
+    Ok(())
+}
+
+/// Opens the user's editor on the document. The policy holds no secret, but the file is private all the same.
+fn edit(current: &Policy) -> anyhow::Result<String> {
+    if !prompt::terminal() {
+        return Err(Error::Usage("there is no terminal for an editor\n  next: give --file FILE".to_owned()).into());
+    }
+    let editor = ["NEXUS_EDITOR", "VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok());
+    let editor = editor.filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "vi".to_owned());
+    let mut draft = tempfile::Builder::new().prefix("nexus-policy-").suffix(".json").tempfile()?;
+    draft.write_all(policy::editable(current)?.as_bytes())?;
+    draft.flush()?;
+    // The variable may hold arguments, as in `code --wait`.
+    let mut words = editor.split_whitespace();
+    let program = words.next().unwrap_or("vi");
+    let status = Command::new(program).args(words).arg(draft.path()).status().map_err(|error| {
+        Error::Usage(format!(
+            "the editor `{program}` does not start ({error})\n  next: set EDITOR, or give --file FILE"
+        ))
+    })?;
+    if !status.success() {
+        return Err(Error::Failed(
+            "the editor ended with an error; nothing was signed\n  next: run the command again".to_owned(),
+        )
+        .into());
+    }
+    let mut text = String::new();
+    std::fs::File::open(draft.path())?.take(MAX_EDITED).read_to_string(&mut text)?;
+    Ok(text)
+}

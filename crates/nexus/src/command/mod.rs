@@ -1,0 +1,16 @@
+//! What the owner's commands do.
+
+pub mod agent;
+pub mod completions;
+pub mod config;
+pub mod context;
+pub mod login;
+pub mod pool;
+pub mod token;
+
+use crate::failure::NotYet;
+
+/// Ends a command that is planned and not there, by its name.
+pub fn not_yet(name: &str, instead: &'static str) -> anyhow::Result<()> {
+    Err(NotYet { name: name.to_owned(), instead }.into())
+}

@@ -1,0 +1,41 @@
+//! `nexus pool`
+
+use comfy_table::Cell;
+use nexus_client::pool;
+use serde_json::json;
+
+use crate::cli::Global;
+use crate::output::Output;
+use crate::session::Session;
+
+pub async fn run(global: &Global, output: Output) -> anyhow::Result<()> {
+    let session = Session::open(global, output)?;
+    let offer = pool::fetch(&session.api).await?;
+    let signed = offer.verify(session.context.pool.as_ref(), None, session.clock.now())?;
+    let pinned = session.context.pool.is_some();
+    if output.json {
+        output.document(&json!({
+            "pool_id": signed.document.pool_id,
+            "root": signed.root,
+            "root_fingerprint": signed.fingerprint(),
+            "pinned": pinned,
+            "recipient": signed.recipient(),
+            "documents": offer.chain.len(),
+            "runner": offer.runner,
+            "public_origin": offer.public_origin,
+            "relay": offer.relay_url,
+        }));
+        return Ok(());
+    }
+    let verdict = if pinned { "follows from the pinned one" } else { "not pinned: compare the fingerprint" };
+    output.line(output.pairs([
+        ("pool", Cell::new(&signed.document.pool_id)),
+        ("root key", Cell::new(signed.fingerprint())),
+        ("verdict", Cell::new(verdict)),
+        ("sealed to", Cell::new(signed.recipient())),
+        ("runner", Cell::new(offer.runner.map_or("-".to_owned(), |runner| runner.to_string()))),
+        ("host", Cell::new(&offer.public_origin)),
+        ("relay", Cell::new(offer.relay_url.as_deref().unwrap_or("-"))),
+    ]));
+    Ok(())
+}

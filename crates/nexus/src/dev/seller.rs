@@ -1,0 +1,30 @@
+//! The provider that a host runs for itself, or that runs alone.
+
+use std::path::PathBuf;
+
+use nexus_provider::{BackendConfig, Endpoint, Price, ProviderConfig, detect_ollama};
+
+use crate::config::SellerConfig;
+
+/// What thinks: the configured endpoint, else a local Ollama, else the demo planner.
+pub async fn backend(config: &SellerConfig) -> BackendConfig {
+    if let (Some(url), Some(model)) = (&config.llm_url, &config.llm_model) {
+        let endpoint =
+            Endpoint { url: url.clone(), model: model.clone(), api_key_file: config.llm_api_key_file.clone() };
+        return BackendConfig::OpenAi(endpoint);
+    }
+    let found = if config.detect_ollama { detect_ollama().await } else { None };
+    found.map_or(BackendConfig::Demo, BackendConfig::OpenAi)
+}
+
+/// A seller's configuration. `data_dir` keeps its list of jobs.
+pub fn config(config: &SellerConfig, backend: BackendConfig, relays: Vec<String>, data_dir: PathBuf) -> ProviderConfig {
+    ProviderConfig {
+        name: config.name.clone(),
+        relays,
+        backend,
+        price: Price::PerRequest { msat: config.price_msat },
+        data_dir,
+        ..ProviderConfig::default()
+    }
+}

@@ -1,0 +1,32 @@
+//! `nexus devnet`: the development Lightning network, alone.
+
+use std::sync::Arc;
+
+use nexus_lightning::devnet::{self, Parts, Place};
+use serde_json::json;
+
+use crate::ambient::{SystemClock, SystemEntropy};
+use crate::cli::DevnetArgs;
+use crate::config::Loaded;
+use crate::dev::stop;
+use crate::output::Output;
+use crate::role;
+
+/// What every user of the network in this process shares.
+pub fn parts() -> Parts {
+    Parts::new(Arc::new(SystemClock::new()), Arc::new(SystemEntropy))
+}
+
+pub async fn run(_: DevnetArgs, loaded: Loaded, output: Output) -> anyhow::Result<()> {
+    let place = role::devnet_place(&loaded.config)?;
+    let Place::Dir(dir) = place.parse()? else {
+        anyhow::bail!("{place} is an address, and this command serves a directory\n  next: give --dir DIR");
+    };
+    let server = devnet::Server::start(dir.clone(), 0, parts()).await?;
+    output.either(&json!({ "ready": true, "url": server.url(), "dir": dir }), || {
+        format!("Development network at {}\nNext: nexus dev --devnet {}", server.url(), server.url())
+    });
+    stop::requested().await;
+    server.shutdown().await;
+    Ok(())
+}
