@@ -62,7 +62,7 @@ pub enum ProviderError {
 /// Sells until `shutdown` is cancelled.
 ///
 /// Jobs that are not over are in `data_dir` and go on after the next start: a paid job is neither lost nor done twice.
-/// Ends with an error when the list of jobs can't be written any more.
+/// Ends with an error when the list of jobs can't be written any more. When it has ended, `data_dir` is free.
 pub async fn run(parts: ProviderParts) -> Result<(), ProviderError> {
     parts.config.validate()?;
     let ledger = Ledger::open(&parts.config.data_dir, parts.clock.now()).await?;
@@ -190,6 +190,7 @@ impl Jobs {
         if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
             self.set.shutdown().await;
         }
+        self.shop.ledger.settle().await;
     }
 }
 

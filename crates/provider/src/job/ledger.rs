@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nexus_core::{Hash32, Npub, UnixMs};
 use nostr::event::Event;
+use tokio_util::task::TaskTracker;
 
 use super::record::Record;
 use super::{Closed, Job, Stage};
@@ -54,6 +55,7 @@ pub enum LedgerError {
 #[derive(Clone)]
 pub struct Ledger {
     inner: Arc<Mutex<Inner>>,
+    writes: TaskTracker,
 }
 
 struct Inner {
@@ -70,7 +72,15 @@ impl Ledger {
     /// Opens or makes the list in a directory (0700, its files 0600), forgetting what is over.
     pub async fn open(dir: &Path, now: UnixMs) -> Result<Self, LedgerError> {
         let dir = dir.to_owned();
-        blocking(move || Inner::open(dir, now)).await.map(|inner| Self { inner: Arc::new(Mutex::new(inner)) })
+        let writes = TaskTracker::new();
+        let inner = blocking(&writes, move || Inner::open(dir, now)).await?;
+        Ok(Self { inner: Arc::new(Mutex::new(inner)), writes })
+    }
+
+    /// Waits for writes whose callers went away. When the last handle is dropped after this, the directory is free.
+    pub async fn settle(&self) {
+        self.writes.close();
+        self.writes.wait().await;
     }
 
     /// A copy of a job, if it is listed.
@@ -152,14 +162,15 @@ impl Ledger {
         change: impl FnOnce(&mut Inner) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || change(&mut inner.lock().unwrap_or_else(PoisonError::into_inner))).await
+        blocking(&self.writes, move || change(&mut inner.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 }
 
 async fn blocking<T: Send + 'static>(
+    writes: &TaskTracker,
     work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, LedgerError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(LedgerError::Closed))
+    writes.spawn_blocking(work).await.unwrap_or(Err(LedgerError::Closed))
 }
 
 impl Inner {

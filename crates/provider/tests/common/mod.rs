@@ -10,7 +10,7 @@ pub use keys::TestSigner;
 pub use relay::Relay;
 pub use wallet::FlakyWallet;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -43,6 +43,7 @@ pub struct Running {
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ProviderError>>,
     pool: RelayPool,
+    dir: PathBuf,
 }
 
 impl Seller {
@@ -72,7 +73,7 @@ impl Seller {
             entropy: Arc::new(SystemEntropy),
             shutdown: shutdown.clone(),
         };
-        Running { shutdown, task: tokio::spawn(run(parts)), pool }
+        Running { shutdown, task: tokio::spawn(run(parts)), pool, dir: self.config.data_dir.clone() }
     }
 }
 
@@ -88,8 +89,11 @@ impl Running {
         self.task.abort();
         let _ = self.task.await;
         self.pool.shutdown().await;
-        // A write that was under way holds the directory until it is through.
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        // A write that was under way holds the directory until it is through, as the dying process would.
+        let lock = std::fs::File::open(self.dir.join("jobs.lock")).unwrap();
+        while lock.try_lock().is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn ended(self) -> Result<(), ProviderError> {
