@@ -44,6 +44,20 @@ pub struct Refusal {
     pub keep: bool,
 }
 
+/// Reasons that the gate gives and that stand until it is asked again. Others end when a turn gets as far as the gate.
+pub const STANDING_REASONS: [&str; 10] = [
+    "stopped",
+    "locked",
+    "signer_offline",
+    "suspended",
+    "spawning",
+    "dormant",
+    "hibernating",
+    "tick_rate",
+    "day_limit",
+    "reserve",
+];
+
 const fn refuse(code: &'static str, text: &'static str) -> Refusal {
     Refusal { code, text, retry_at: None, keep: true }
 }

@@ -80,7 +80,7 @@ impl Victim {
         for word in words {
             assert!(text.contains(word), "{text:?} does not say {word:?}");
         }
-        assert!(!shown["next_attempt_at"].is_null(), "a refusal has a next attempt: {shown}");
+        assert!(!shown["next_attempt_at_ms"].is_null(), "a refusal has a next attempt: {shown}");
         drop(host);
         assert_eq!(paid(self), before, "nothing was paid under {code}");
         shown

@@ -33,6 +33,8 @@ pub(crate) enum After {
 const DAY_MS: i64 = 86_400_000;
 /// Rows of the inbox looked at in one turn.
 const BATCH: u32 = 64;
+/// Until a refused policy is read again; a new one wakes the agent at once.
+const POLICY_RETRY_MS: u64 = 60_000;
 /// Between looks at providers when none would take the job.
 const NO_PROVIDER_MS: i64 = 5_000;
 
@@ -131,7 +133,17 @@ async fn attempt(
     if agent.desired == Desired::Stopped {
         return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in]))));
     }
+    // Without a policy nobody knows who may wake the agent or what it may do: everything waits, and says so.
+    if let Err(problem) = &opened.policy {
+        return Err(TurnError::parked(problem.code, problem.text.clone(), POLICY_RETRY_MS));
+    }
     profile::announce(&pen, &agent, &mut opened).await?;
+    let outdated =
+        |reason: &Reason| reason.code != "no_provider" && !gate::STANDING_REASONS.contains(&reason.code.as_str());
+    if agent.reason.as_ref().is_some_and(outdated) {
+        pen.reason(&agent, None, agent.next_tick_at).await?;
+        agent.reason = None;
+    }
     let next = live(host, pen, agent, &mut opened, driver, stop).await?;
     let next = match next {
         Some(next) => next.since(host.mono()).min(soonest([publish_in, resolve_in, look_in]).unwrap_or(u64::MAX)),
@@ -227,10 +239,6 @@ async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<(), TurnEr
 async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &Opened) -> Result<Vec<Taken>, TurnError> {
     let host = pen.host;
     let mut taken: Vec<Taken> = Vec::new();
-    // Without a policy nobody knows who may wake the agent: rows wait.
-    if opened.policy().is_none() {
-        return Ok(taken);
-    }
     for item in inbox::pending(&host.store, pen.npub, BATCH).await? {
         if taken.len() >= MAX_STIMULI {
             break;
@@ -287,10 +295,6 @@ async fn gate(
         next_day_at: UnixMs((now.0.div_euclid(DAY_MS) + 1) * DAY_MS),
     };
     if let Err(refusal) = gate::pass(&standing, trigger) {
-        // A policy that is there and was refused says so in its own words.
-        if let (Err(problem), "policy_missing") = (&opened.policy, refusal.code) {
-            return Err(TurnError::parked(problem.code, problem.text.clone(), 60_000));
-        }
         return Ok(Err(refusal));
     }
     if cheapest.is_none() {

@@ -85,16 +85,18 @@ async fn serve(
         let context = context::write(host, context)?;
         addresses(host).write(&host.data_dir)?;
         ready::announce(host, &context, backend, output);
-        stop::requested().await;
-        if !output.json {
-            output.line("\nStopping: running ticks are parked and go on at the next start.");
-        }
-        Ok(())
+        std::future::pending().await
     };
     tokio::select! {
-        done = announced => done,
+        failed = announced => failed,
         failed = roles.first_end() => Err(failed),
-        () = stop::requested() => Ok(()),
+        () = stop::requested() => {
+            if !output.json {
+                output.line("\nStopping: running ticks are parked and go on at the next start. Ctrl-C again cuts them off.");
+            }
+            tokio::spawn(stop::at_once_when_asked_again());
+            Ok(())
+        }
     }
 }
 

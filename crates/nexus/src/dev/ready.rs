@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::wire::Host;
 use crate::output::Output;
+use crate::session;
 
 /// The worker makes the runner key at its first start, and a new agent's host claim names it.
 const RUNNER_TIMEOUT_MS: u64 = 10_000;
@@ -48,13 +49,21 @@ pub fn announce(host: &Host, context: &Context, backend: &BackendConfig, output:
         return;
     }
     output.line(format!(
-        "Nexus is ready.\n\n  API      {origin}  (how to use it: {origin}docs)\n  Relay    {relay}\n  Devnet   {devnet}\n  Thinking {thinks}\n  Data     {data}\n  Context  {context}\n\nNow, in a second terminal:\n\n  nexus agent create my-agent --goal \"Say good morning\" --start\n\nCtrl-C stops.",
+        "Nexus is ready.\n\n  API      {origin}  (how to use it: {origin}docs)\n  Relay    {relay}\n  Devnet   {devnet}\n  Thinking {thinks}\n  Data     {data}\n  Context  {context}\n\nNow, in a second terminal:\n\n  nexus agent create my-agent --goal \"Say good morning\" --start{flag}\n\nCtrl-C stops.",
         origin = host.origin,
         relay = host.relay_url,
         devnet = host.devnet.url(),
         data = host.data_dir.display(),
         context = context.name,
+        flag = flag(context),
     ));
+}
+
+/// What the next command needs where another context was chosen.
+fn flag(context: &Context) -> String {
+    let used = session::contexts().and_then(|contexts| contexts.select(None)).ok();
+    let ours = used.is_some_and(|used| used.name == context.name);
+    if ours { String::new() } else { format!(" --context {}", context.name) }
 }
 
 fn thinks(host: &Host, backend: &BackendConfig) -> String {

@@ -21,3 +21,9 @@ pub async fn requested() {
         let _ = tokio::signal::ctrl_c().await;
     }
 }
+
+/// Ends the process at once when it is asked a second time. The journals say where to go on.
+pub async fn at_once_when_asked_again() {
+    requested().await;
+    std::process::exit(1);
+}

@@ -230,7 +230,7 @@ pub fn eventually<T>(secs: u64, mut ask: impl FnMut() -> Option<T>) -> Option<T>
         if started.elapsed() > Duration::from_secs(secs) {
             return None;
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

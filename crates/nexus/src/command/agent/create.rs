@@ -1,6 +1,8 @@
 //! `nexus agent create`
 
-use nexus_client::create::{Draft, create};
+use std::path::PathBuf;
+
+use nexus_client::create::{Draft, Prepared, prepare};
 use nexus_client::{Error, file, pool};
 use nexus_core::AgentConfig;
 use nexus_core::agent::HeartbeatWhen;
@@ -9,6 +11,7 @@ use serde_json::json;
 
 use crate::cli::{CreateArgs, CustodyArg};
 use crate::command::not_yet;
+use crate::output::field;
 use crate::prompt;
 use crate::session::Session;
 
@@ -29,24 +32,37 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         prompt::say(format!("The host's root key, pinned from now on: {}", signed.fingerprint()));
     }
     keep_pin(session, &signed)?;
-    let created = create(&session.as_owner(&keys), &keys, &offer, &signed, draft).await?;
-    let npub = created.npub;
-    let mut status = created.answer;
-    if args.start {
-        status = session.api.post(&format!("/v1/agents/{npub}/start"), &json!({})).await?;
-    }
+    let prepared = prepare(&session.api, &keys, &offer, &signed, draft).await?;
+    let npub = prepared.npub();
+    let envelope = keep_envelope(session, &prepared)?;
     if generated {
+        // Before anything is sent: an agent whose passphrase nobody saw could never be taken elsewhere.
         prompt::say(format!(
-            "\nPassphrase of this agent's mnemonic, shown once. Without it nobody can take the agent elsewhere:\n\n    {}\n",
+            "Passphrase of this agent's mnemonic, shown once. Without it nobody can take the agent elsewhere:\n\n    {}\n",
             passphrase.expose()
         ));
     }
+    let mut status = prepared.send(&session.as_owner(&keys)).await?;
+    if args.start {
+        status = session.api.post(&format!("/v1/agents/{npub}/start"), &json!({})).await?;
+    }
     session.output.either(&status, || {
-        let reason = status["reason"]["text"].as_str().unwrap_or_default();
+        let reason = field(&status["reason"], "text");
         let next = if args.start { "fund" } else { "start" };
-        format!("Created {} ({npub})\n{reason}\nNext: nexus agent {next} {}", args.name, args.name)
+        format!(
+            "Created {name} ({npub})\n{reason}\nIts mnemonic, under the passphrase: {kept} (`age -d` opens it)\nNext: nexus agent {next} {name}",
+            name = args.name,
+            kept = envelope.display(),
+        )
     });
     Ok(())
+}
+
+/// The owner's own copy of the mnemonic's envelope, which is on the host too.
+fn keep_envelope(session: &Session, prepared: &Prepared) -> Result<PathBuf, Error> {
+    let path = session.contexts.dir().join("agents").join(format!("{}.age", prepared.npub()));
+    file::write_private(&path, prepared.envelope().as_bytes())?;
+    Ok(path)
 }
 
 /// Later pool documents are followed from the last one that was believed.
@@ -85,7 +101,7 @@ fn draft(args: &CreateArgs, passphrase: Passphrase) -> Result<Draft, Error> {
         let text = file::read_secret(path)?;
         goals.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
     }
-    let read = |path: &Option<std::path::PathBuf>| path.as_deref().map(file::read_secret).transpose();
+    let read = |path: &Option<PathBuf>| path.as_deref().map(file::read_secret).transpose();
     let defaults = AgentConfig::default();
     let config = AgentConfig {
         heartbeat_secs: args.heartbeat.unwrap_or(defaults.heartbeat_secs),

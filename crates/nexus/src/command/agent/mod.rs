@@ -51,7 +51,10 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
     match command {
         AgentCommand::Withdraw(_) => Some(("withdraw", "the sats stay in the agent's wallet, under its mnemonic")),
         AgentCommand::Wallet(_) => Some(("wallet", "agents use the development network's wallet")),
-        AgentCommand::Export(_) => Some(("export", "the mnemonic that you keep is the agent's identity and wallet")),
+        AgentCommand::Export(_) => Some((
+            "export",
+            "`nexus agent create` kept its mnemonic under agents/ in the configuration directory; `age -d` opens it",
+        )),
         AgentCommand::Import(_) => {
             Some(("import", "`nexus agent create NAME --mnemonic-file FILE` takes the identity in"))
         }
