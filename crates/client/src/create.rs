@@ -1,10 +1,11 @@
 //! Making an agent: its keys are made here, and only sealed things leave.
 
+use std::sync::Arc;
+
 use nexus_core::agent::validate_name;
 use nexus_core::policy::Policy;
 use nexus_core::time::random;
 use nexus_core::{AgentConfig, Npub};
-use nexus_seal::proof::PROOF_HEADER;
 use nexus_seal::{Passphrase, SecretText, SignedPool, Signer};
 use nexus_vault::{CreatedAgent, Host, Mnemonic, NewAgent, VaultError};
 use reqwest::Method;
@@ -18,6 +19,9 @@ use crate::{policy, proof};
 
 /// Attempts when the host does not answer: the Idempotency-Key makes them one creation.
 const ATTEMPTS: u32 = 3;
+const PATH: &str = "/v1/agents";
+/// [`nexus_seal::proof::PROOF_HEADER`] as header names are on the wire: in lower case.
+const PROOF: &str = "nexus-proof";
 
 /// What the owner decided about a new agent.
 pub struct Draft {
@@ -44,67 +48,34 @@ impl Draft {
     }
 }
 
-/// An agent that the host took.
+/// A new agent, closed and ready to be sent.
 #[derive(Debug)]
-pub struct Created {
-    pub npub: Npub,
-    /// The host's answer.
-    pub answer: Value,
+pub struct Prepared {
+    agent: CreatedAgent,
+    owner: Npub,
+    body: Vec<u8>,
 }
 
-/// Makes and sends a new agent. `api` must be asked by the owner key; `pool` was verified along the pin.
+/// Makes a new agent's keys, envelopes, policy and first state. `pool` was verified along the pin. Nothing is sent.
 ///
-/// Repeats with the same body and Idempotency-Key when the host does not answer, so that a lost answer makes no second
-/// agent. Spends about a second in the passphrase's scrypt.
-pub async fn create(
+/// Spends about a second in the passphrase's scrypt.
+pub async fn prepare(
     api: &Api,
     owner: &OwnerKeys,
     offer: &Offer,
     pool: &SignedPool,
     draft: Draft,
-) -> Result<Created, Error> {
+) -> Result<Prepared, Error> {
     draft.check()?;
-    let agent = make(api, owner, offer, pool, draft).await?;
-    let npub = agent.body.npub;
-    let body = serde_json::to_vec(&agent.body).map_err(|error| Error::Failed(format!("writing the agent: {error}")))?;
-    let key = hex::encode(random::<16>(&*api.entropy));
-    let url = api.url("/v1/agents")?;
-    let mut attempt = 1;
-    loop {
-        let now = api.clock.now();
-        let proof = proof::agent(&agent.signer, &owner.npub(), "POST", &url, &body, now, &*api.entropy).await?;
-        let call = Call::new(Method::POST, "/v1/agents").bytes(body.clone());
-        // Header names are lowercase on the wire; `PROOF_HEADER` is how people write this one.
-        debug_assert!(PROOF_HEADER.eq_ignore_ascii_case("nexus-proof"));
-        let call = call.header("nexus-proof", &proof).header("idempotency-key", &key);
-        match api.call(call).await {
-            Ok(answer) => return Ok(Created { npub, answer: answer.body }),
-            Err(Error::Unreachable { why, .. }) if attempt < ATTEMPTS => {
-                tracing::warn!(attempt, why, "the host did not answer; trying again");
-                tokio::time::sleep(std::time::Duration::from_millis(500 * u64::from(attempt))).await;
-                attempt += 1;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-async fn make(
-    api: &Api,
-    owner: &OwnerKeys,
-    offer: &Offer,
-    pool: &SignedPool,
-    draft: Draft,
-) -> Result<CreatedAgent, Error> {
     let mnemonic = match &draft.mnemonic {
         Some(text) => Mnemonic::parse(text.expose())
             .map_err(|error| Error::Usage(format!("{error}\n  next: check the words in the mnemonic file")))?,
         None => Mnemonic::generate(&*api.entropy),
     };
-    let agent = mnemonic.signer(std::sync::Arc::clone(&api.entropy)).map_err(failed)?.public_key();
+    let npub = mnemonic.signer(Arc::clone(&api.entropy)).map_err(failed)?.public_key();
     let policy = match &draft.policy {
-        Some(text) => policy::next_version(text, &agent, None)?,
-        None => Policy::default_for(agent),
+        Some(text) => policy::next_version(text, &npub, None)?,
+        None => Policy::default_for(npub),
     };
     let signer = owner.signer();
     let new = NewAgent {
@@ -119,14 +90,61 @@ async fn make(
         persona: draft.persona,
         goals: draft.goals,
         now: api.clock.now(),
-        entropy: std::sync::Arc::clone(&api.entropy),
+        entropy: Arc::clone(&api.entropy),
     };
-    new.create().await.map_err(failed)
+    let agent = new.create().await.map_err(failed)?;
+    let body = serde_json::to_vec(&agent.body).map_err(|error| Error::Failed(format!("writing the agent: {error}")))?;
+    Ok(Prepared { agent, owner: owner.npub(), body })
+}
+
+impl Prepared {
+    pub fn npub(&self) -> Npub {
+        self.agent.body.npub
+    }
+
+    /// The owner's envelope: an armored age file that the passphrase opens anywhere.
+    pub fn envelope(&self) -> &str {
+        &self.agent.body.mnemonic_encrypted
+    }
+
+    /// Sends it; `api` must be asked by the owner key. Gives the host's answer.
+    ///
+    /// Repeats with the same body and Idempotency-Key when the host does not answer, so that a lost answer makes no
+    /// second agent.
+    pub async fn send(&self, api: &Api) -> Result<Value, Error> {
+        let key = hex::encode(random::<16>(&*api.entropy));
+        let url = api.url(PATH)?;
+        let mut attempt = 1;
+        loop {
+            let (signer, now) = (&self.agent.signer, api.clock.now());
+            let proof = proof::agent(signer, &self.owner, "POST", &url, &self.body, now, &*api.entropy).await?;
+            let call = Call::new(Method::POST, PATH).bytes(self.body.clone());
+            match api.call(call.header(PROOF, &proof).header("idempotency-key", &key)).await {
+                Ok(answer) => return Ok(answer.body),
+                Err(Error::Unreachable { why, .. }) if attempt < ATTEMPTS => {
+                    tracing::warn!(attempt, why, "the host did not answer; trying again");
+                    tokio::time::sleep(std::time::Duration::from_millis(500 * u64::from(attempt))).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 fn failed(error: VaultError) -> Error {
     match error {
         VaultError::CustodyNotYet(_) => Error::Failed(format!("{error}\n  next: leave out --custody, or use sealed")),
         other => Error::Failed(format!("making the agent: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proof_goes_where_the_host_looks_for_it() {
+        assert!(nexus_seal::proof::PROOF_HEADER.eq_ignore_ascii_case(PROOF));
     }
 }
