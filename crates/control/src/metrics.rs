@@ -98,6 +98,12 @@ impl Metrics {
     }
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new(Registry::default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,11 +8,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use nexus_bus::{Heard, Wake};
 use nexus_core::status::Scope;
-use nexus_core::{Npub, TickId};
+use nexus_core::{Hash32, Npub, TickId, UnixMs};
 use nexus_store::Conflict;
 use nexus_store::wallet_request::{self, Answer as Said, WalletRequest};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Answer;
@@ -43,15 +43,23 @@ pub struct InvoiceRequest {
 }
 
 /// An invoice of the agent's wallet.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what the worker answers")]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct InvoiceView {
     /// BOLT 11.
     bolt11: String,
-    /// Hex.
-    payment_hash: String,
+    #[schema(value_type = String)]
+    payment_hash: Hash32,
     amount_sats: u64,
-    expires_at_ms: i64,
+    #[schema(value_type = i64)]
+    expires_at_ms: UnixMs,
+}
+
+/// What a worker answers.
+#[derive(Deserialize)]
+struct Made {
+    bolt11: String,
+    payment_hash: Hash32,
+    expires_at: UnixMs,
 }
 
 /// Makes an invoice of the agent's wallet. Waits up to 10 s for a worker; 503 says why there is none.
@@ -94,8 +102,10 @@ pub async fn create(State(app): State<Shared>, caller: Caller, Path(npub): Path<
     app.wake_agent(agent.npub);
     match wait(&app, agent.npub, &id).await? {
         Some(Said::Done(text)) => {
-            let body: Value = serde_json::from_str(&text).map_err(|error| Problem::internal("invoice", &error))?;
-            Ok((StatusCode::CREATED, Json(body)).into_response())
+            let made: Made = serde_json::from_str(&text).map_err(|error| Problem::internal("invoice", &error))?;
+            let Made { bolt11, payment_hash, expires_at: expires_at_ms } = made;
+            let view = InvoiceView { bolt11, payment_hash, amount_sats, expires_at_ms };
+            Ok((StatusCode::CREATED, Json(view)).into_response())
         }
         Some(Said::Failed(why)) => Err(Problem::with(Code::WalletUnavailable, why).retry_after_secs(5)),
         None => Err(unanswered(&app, &caller, agent.npub).await),
@@ -117,7 +127,7 @@ async fn wait(app: &Shared, npub: Npub, id: &str) -> Answer<Option<Said>> {
             () = tokio::time::sleep(Duration::from_millis(POLL_MS)) => {}
             () = app.stop.cancelled() => return Ok(None),
             heard = bus.recv() => match heard {
-                Ok(Heard::Wake(Wake::Agent { npub: woken })) if woken == npub => {}
+                Ok(Heard::Wake(Wake::Event { npub: of, .. })) if of == npub => {}
                 // Others' wakes must not make this read in a loop.
                 _ => tokio::time::sleep(Duration::from_millis(POLL_MS / 4)).await,
             },
