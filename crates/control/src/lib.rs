@@ -21,6 +21,7 @@ pub mod reconcile;
 mod stream;
 mod web;
 
+use axum::serve::ListenerExt as _;
 use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,6 +76,10 @@ pub async fn serve(parts: ControlParts, listener: TcpListener) -> Result<(), Ser
     let reconcilers = tokio::spawn(reconcile::run(Arc::clone(&app)));
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let shutdown = stop.clone();
+    // Small answers must not wait for acknowledgements of earlier ones.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
     let server = axum::serve(listener, service).with_graceful_shutdown(async move { shutdown.cancelled().await });
     let grace = async {
         stop.cancelled().await;

@@ -15,6 +15,7 @@ mod message;
 mod quota;
 mod stored;
 
+use axum::serve::ListenerExt as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +99,10 @@ pub async fn serve(parts: RelayParts) -> Result<(), RelayError> {
     let relay = relay(store, bus, clock, entropy, config, Some(listener.local_addr()?), shutdown.clone())?;
     let housekeeping = tokio::spawn(housekeeping(relay.clone()));
     let service = router(relay.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    // Small answers must not wait for acknowledgements of earlier ones.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
     let served = axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     relay.shutdown.cancel();
     relay.connections.close();

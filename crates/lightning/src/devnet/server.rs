@@ -1,5 +1,6 @@
 //! The network's listener.
 
+use axum::serve::ListenerExt as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -192,6 +193,10 @@ async fn serve(listener: TcpListener, net: Net) {
     let stop = async move {
         tokio::select! { () = stopping.cancelled() => {}, () = ended.cancelled() => stopping.cancel() }
     };
+    // Small answers must not wait for acknowledgements of earlier ones.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
     let served = axum::serve(listener, router(net)).with_graceful_shutdown(stop);
     if let Err(error) = served.await {
         tracing::error!(%error, "the development network's listener failed");
