@@ -193,7 +193,7 @@ impl RelayPool {
 
     /// Publishes to each relay and waits for their answers, at most `limit`. One report for each distinct relay.
     ///
-    /// A relay that already had the event counts as success.
+    /// A relay that already had the event, or a newer one in its place, counts as success.
     pub async fn publish(&self, event: &Event, relays: &[String], limit: Duration) -> Vec<Published> {
         self.publish_as(event, relays, limit, None).await
     }

@@ -286,7 +286,7 @@ impl Session<'_> {
             return self.introduced(key, outcome).await;
         }
         let Some(waiting) = self.pending.remove(&id) else { return Ok(()) };
-        let accepted = accepted || message.starts_with("duplicate");
+        let accepted = accepted || message.starts_with("duplicate") || message.starts_with("replaced");
         let retry = !accepted && message.starts_with("auth-required") && self.challenge.is_some();
         for outgoing in waiting {
             match outgoing.auth.clone().filter(|_| retry) {
