@@ -24,6 +24,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// The recipient that age's own manual shows.
+pub const INBOX_RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
 /// A key that signs.
 pub struct Key(Keys);
 
@@ -220,9 +223,12 @@ impl Host {
             "mnemonic_encrypted": passphrase_envelope(),
             "sealed_key": recipient_envelope(),
             "policy": owner.policy(agent.npub(), 1, self.clock.now()),
+            "inbox_recipient": INBOX_RECIPIENT,
             "wraps": [
+                { "key": "data", "number": 1, "recipient": "self", "ciphertext": "closed to itself" },
+                { "key": "inbox", "number": 1, "recipient": "data", "ciphertext": "closed under the data key" },
+                { "key": "view", "number": 1, "recipient": "data", "ciphertext": "closed under the data key" },
                 { "key": "view", "number": 1, "recipient": owner.npub(), "ciphertext": "closed to the owner" },
-                { "key": "view", "number": 1, "recipient": "self", "ciphertext": "closed to itself" },
             ],
         })
     }
