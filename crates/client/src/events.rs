@@ -150,10 +150,8 @@ async fn connect(api: &Api, npub: &Npub, after: Option<u64>) -> Result<Socket, E
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the user's own connection to the host of the context; relays go through the relay pool"
-)]
+/// The one place where this crate opens a WebSocket: to the host of the context, which is the user's own choice. Relays go
+/// through the relay pool.
 async fn open(request: tungstenite::handshake::client::Request) -> Result<Socket, tungstenite::Error> {
     let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let connected = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await;

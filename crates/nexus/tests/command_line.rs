@@ -1,5 +1,7 @@
 //! The program as it is typed: exit codes, messages, files, and a host that starts, refuses a second copy and stops.
 
+#![expect(clippy::unwrap_used, reason = "what a test's helper can't do, fails the test")]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -15,7 +15,7 @@ pub enum AgentCommand {
         /// Only those in this state, for example running, stopped, active, hibernating
         #[arg(long)]
         state: Option<String>,
-        /// Only those with this label, as key=value or key
+        /// Only those with this label, as key=value
         #[arg(long)]
         label: Option<String>,
     },

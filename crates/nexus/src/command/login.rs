@@ -61,11 +61,11 @@ async fn pin(session: &Session, expected: Option<&str>, keys: OwnerKeys, develop
     }
     let mut context = session.context.clone();
     context.pool = Some(signed.pin());
-    let api = session.as_owner(&keys);
-    context.token = Some(token::create(&api, &EVERYDAY, "nexus login", TOKEN_DAYS).await?.secret);
+    // Before the host knows of the key: one that can't be kept is not used.
     if !development {
         context.owner = Some(keep(session, &keys)?);
     }
+    context.token = Some(token::create(&session.as_owner(&keys), &EVERYDAY, "nexus login", TOKEN_DAYS).await?.secret);
     session.contexts.save(&context)?;
     session.contexts.use_context(&context.name)?;
     let document = json!({

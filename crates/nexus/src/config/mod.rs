@@ -227,6 +227,10 @@ impl Config {
             (self.api.rate_per_minute_per_key > 0, "api.rate_per_minute_per_key: use 1 or more"),
             (self.api.rate_per_minute_per_address > 0, "api.rate_per_minute_per_address: use 1 or more"),
             (
+                self.api.registration != Registration::Invite || !self.api.invite_codes_sha256.is_empty(),
+                "api.invite_codes_sha256: registration by invitation needs at least one code",
+            ),
+            (
                 self.api.public_origin.as_ref().is_none_or(|url| url.path() == "/" && url.query().is_none()),
                 "api.public_origin: scheme, host and port only, like https://nexus.example",
             ),

@@ -23,9 +23,11 @@ pub async fn run(_: DevnetArgs, loaded: Loaded, output: Output) -> anyhow::Resul
         anyhow::bail!("{place} is an address, and this command serves a directory\n  next: give --dir DIR");
     };
     let server = devnet::Server::start(dir.clone(), 0, parts()).await?;
-    output.either(&json!({ "ready": true, "url": server.url(), "dir": dir }), || {
-        format!("Development network at {}\nNext: nexus dev --devnet {}", server.url(), server.url())
-    });
+    if output.json {
+        output.record(&json!({ "ready": true, "url": server.url(), "dir": dir }));
+    } else {
+        output.line(format!("Development network at {url}\nNext: nexus dev --devnet {url}", url = server.url()));
+    }
     stop::requested().await;
     server.shutdown().await;
     Ok(())

@@ -44,6 +44,13 @@ pub async fn fund(session: &Session, args: &FundArgs) -> anyhow::Result<()> {
     };
     let patience = if fee.is_some() { SEEN_TIMEOUT_MS } else { WAIT_TIMEOUT_MS };
     let after = wait(session, &npub, before, args.sats, patience).await?;
+    if after.is_none() && fee.is_none() {
+        let text = format!(
+            "nobody has paid yet\n  next: the invoice stays valid for a while; `nexus agent balance {}`",
+            args.agent
+        );
+        return Err(Error::Failed(text).into());
+    }
     let document = json!({
         "npub": npub, "paid_sats": args.sats, "fee_msat": fee.map(Msat::as_u64), "balance_sats": after, "bolt11": bolt11,
     });
@@ -144,7 +151,10 @@ fn show(session: &Session, bolt11: &str, sats: u64) {
         return;
     }
     if let Ok(code) = QrCode::new(bolt11.to_uppercase().as_bytes()) {
-        session.output.line(code.render::<unicode::Dense1x2>().quiet_zone(true).build());
+        let code = code.render::<unicode::Dense1x2>().quiet_zone(true).build();
+        // Dark on light whatever the terminal's own colours are: many scanners want it so.
+        let (before, after) = if session.output.colour { ("\u{1b}[30;107m", "\u{1b}[0m") } else { ("", "") };
+        code.lines().for_each(|line| session.output.line(format!("{before}{line}{after}")));
     }
     session.output.line(format!("\n{bolt11}\n"));
     prompt::say(format!(
