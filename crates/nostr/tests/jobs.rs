@@ -1,5 +1,7 @@
 //! NIP-90 both ways: ours, and the dialects that real providers speak.
 
+#![expect(clippy::unwrap_used, reason = "a fixture that fails is a failed test")]
+
 mod common;
 
 use common::*;

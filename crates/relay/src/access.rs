@@ -8,7 +8,7 @@ use nostr::event::{Event, Kind};
 use nostr::filter::Filter;
 
 /// Kinds that only their reader gets to see, and for kind 4 their author: NIP-17 asks relays for it.
-const PRIVATE: [u16; 2] = [kinds::LEGACY_DM, kinds::GIFT_WRAP];
+pub(crate) const PRIVATE: [u16; 2] = [kinds::LEGACY_DM, kinds::GIFT_WRAP];
 
 /// Whether a connection that authenticated as `keys` may see an event.
 pub(crate) fn may_read(event: &Event, keys: &HashSet<Npub>) -> bool {

@@ -12,8 +12,9 @@ use axum::extract::ws::{Message, WebSocket};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
 use futures::{FutureExt, SinkExt, StreamExt};
-use nexus_core::MonoMs;
 use nexus_core::time::random;
+use nexus_core::{MonoMs, Npub};
+use nexus_store::StoreError;
 use nostr::event::{Event, EventId};
 use nostr::filter::Filter;
 use tokio::sync::mpsc;
@@ -21,8 +22,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Listener;
+use crate::intake::Intake;
 use crate::message::{self, Request};
-use crate::{Relay, access, stored};
+use crate::stored::Stored;
+use crate::{Relay, access};
 
 /// Keys that one connection may authenticate as.
 const MAX_IDENTITIES: usize = 64;
@@ -35,7 +38,6 @@ const FORGERY_COST: u32 = 50;
 
 /// Serves a client until it leaves, breaks the rules, falls silent or the relay stops.
 pub(crate) async fn serve(relay: Arc<Relay>, socket: WebSocket, address: IpAddr) {
-    let Some(place) = relay.quotas.connect(address) else { return };
     let end = relay.shutdown.child_token();
     let config = &relay.config;
     let (listener, live) = relay.hub.join(config.live_queue_frames, config.live_queue_bytes, end.clone());
@@ -54,7 +56,6 @@ pub(crate) async fn serve(relay: Arc<Relay>, socket: WebSocket, address: IpAddr)
     };
     tokio::join!(writer.run(end.clone()), client.run(stream, end));
     relay.hub.leave(&listener);
-    drop(place);
 }
 
 struct Writer {
@@ -226,24 +227,39 @@ impl Client {
         }
         let mut sent: HashSet<EventId> = HashSet::new();
         for filter in &filters {
-            let (store, now) = (&self.relay.intake.store, self.relay.intake.clock.now());
-            match stored::find(store, filter, &keys, self.relay.config.max_results, now).await {
-                Ok(found) => {
-                    for (event, json) in found {
-                        if sent.insert(event.id) {
-                            self.answer(message::event(&name, &json)).await?;
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "stored events could not be read");
-                    self.listener.unsubscribe(&name);
-                    return self.answer(message::closed(&name, "error: could not read what is stored")).await;
-                }
+            if let Err(error) = self.send_stored(&name, filter, &keys, &mut sent).await? {
+                tracing::warn!(%error, "stored events could not be read");
+                self.listener.unsubscribe(&name);
+                return self.answer(message::closed(&name, "error: could not read what is stored")).await;
             }
         }
         self.answer(message::end_of_stored(&name)).await?;
         self.listener.follow(&name, self.round, &sent);
         Ok(())
+    }
+
+    /// Sends the stored events of one filter, as fast as the client reads.
+    async fn send_stored(
+        &self,
+        name: &str,
+        filter: &Filter,
+        keys: &HashSet<Npub>,
+        sent: &mut HashSet<EventId>,
+    ) -> Result<Result<(), StoreError>, Ended> {
+        let Some(mut stored) = Stored::new(filter, keys, self.relay.config.max_results) else { return Ok(Ok(())) };
+        loop {
+            let Intake { store, clock, .. } = &self.relay.intake;
+            match stored.next(store, keys, clock.now()).await {
+                Err(error) => return Ok(Err(error)),
+                Ok(None) => return Ok(Ok(())),
+                Ok(Some(found)) => {
+                    for (event, json) in found {
+                        if sent.insert(event.id) {
+                            self.answer(message::event(name, &json)).await?;
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -70,7 +70,8 @@ impl Intake {
             Err(error) => return failed(&error),
         };
         let from_agent = agents.iter().any(|agent| agent.npub == author);
-        if !from_agent && !(self.quotas.address_may_write(address) && self.quotas.key_may_write(author, address)) {
+        let within = || self.quotas.address_may_write(address) && self.quotas.key_may_write(author, address);
+        if !from_agent && !within() {
             return Answer::no("rate-limited: slow down");
         }
         match self.allowed(&event, author, from_agent, &agents, &members).await {

@@ -8,6 +8,7 @@
 mod access;
 mod config;
 mod connection;
+mod door;
 mod hub;
 mod info;
 mod intake;
@@ -15,7 +16,6 @@ mod message;
 mod quota;
 mod stored;
 
-use axum::serve::ListenerExt as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{InvalidConfig, RelayConfig};
+pub use door::Peer;
 pub use message::fuzz_frame;
 
+use door::Door;
 use hub::Hub;
 use intake::Intake;
 use quota::Quotas;
@@ -98,12 +100,10 @@ pub async fn serve(parts: RelayParts) -> Result<(), RelayError> {
     let RelayParts { store, bus, clock, entropy, config, listener, shutdown } = parts;
     let relay = relay(store, bus, clock, entropy, config, Some(listener.local_addr()?), shutdown.clone())?;
     let housekeeping = tokio::spawn(housekeeping(relay.clone()));
-    let service = router(relay.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    // Small answers must not wait for acknowledgements of earlier ones.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let served = axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    let service = router(relay.clone()).into_make_service_with_connect_info::<Peer>();
+    let served = axum::serve(Door::new(listener, relay.quotas.clone()), service)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await;
     relay.shutdown.cancel();
     relay.connections.close();
     let _ = tokio::time::timeout(Duration::from_secs(6), relay.connections.wait()).await;
@@ -136,14 +136,15 @@ pub fn relay(
     Ok(Arc::new(Relay { config, entropy, hub, quotas, intake, names, shutdown, connections }))
 }
 
-/// The relay as an Axum router: the WebSocket and its information document at `/`. Serve it with connect info.
+/// The relay as an Axum router: the WebSocket and its information document at `/`. Serve it with [`Peer`] as connect
+/// info. [`serve`] counts connections and times their handshakes; whoever serves the router alone does that.
 pub fn router(relay: Arc<Relay>) -> Router {
     Router::new().route("/", get(entry)).with_state(relay)
 }
 
 async fn entry(
     State(relay): State<Arc<Relay>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
@@ -151,7 +152,10 @@ async fn entry(
     let max = relay.config.max_frame_bytes;
     let upgrade = upgrade.max_message_size(max).max_frame_size(max).max_write_buffer_size(4 * 1024 * 1024);
     let connections = relay.connections.clone();
-    upgrade.on_upgrade(move |socket| connections.track_future(connection::serve(relay, socket, peer.ip())))
+    upgrade.on_upgrade(move |socket| {
+        peer.establish();
+        connections.track_future(connection::serve(relay, socket, peer.address.ip()))
+    })
 }
 
 fn information(relay: &Relay, headers: &HeaderMap) -> Response {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::*;
 use nexus_relay::RelayConfig;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
 #[tokio::test]
 async fn large_events_and_frames_are_refused() {
@@ -96,7 +97,8 @@ async fn connections_of_an_address_are_counted() {
     let config = RelayConfig { trust_loopback: false, max_connections_per_address: 2, ..open() };
     let relay = TestRelay::start(dir.path(), config).await;
     let (first, _second) = (relay.client().await, relay.client().await);
-    assert_eq!(relay.silent_client().await.try_next().await, None);
+    let mut third = tokio::net::TcpStream::connect(relay.address).await.unwrap();
+    assert_eq!(third.read(&mut [0]).await.unwrap_or(0), 0, "the third is turned away without a word");
     drop(first);
     tokio::time::sleep(Duration::from_millis(200)).await;
     relay.client().await;
@@ -111,6 +113,29 @@ async fn a_silent_client_is_disconnected() {
     tokio::time::sleep(Duration::from_millis(2_600)).await;
     assert_eq!(client.next().await[0], "AUTH");
     assert_eq!(client.try_next().await, None);
+}
+
+#[tokio::test]
+async fn results_come_in_pages_also_when_they_are_of_one_second_or_somebody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = TestRelay::start(dir.path(), RelayConfig { max_results: 150, ..open() }).await;
+    let (mut client, start) = (relay.client().await, now() - 1_000);
+    for n in 0..300 {
+        let second = start + if n < 100 { n } else { 200 };
+        client.send(json!(["EVENT", build_at(&keys(1), second, 1, vec![], &n.to_string())])).await;
+    }
+    for n in 0..200 {
+        let to = tags([["p", &keys(9).public_key().to_hex()]]);
+        client.send(json!(["EVENT", build_at(&keys(1), start + 300, 4, to, &n.to_string())])).await;
+    }
+    for _ in 0..500 {
+        assert_eq!(client.next().await[2], true);
+    }
+    let found = client.ask("a", json!({"kinds": [1]})).await;
+    assert_eq!(found.iter().collect::<std::collections::HashSet<_>>().len(), 150);
+    assert_eq!(found.len(), 150, "nothing comes twice");
+    assert_eq!(client.ask("b", json!({"kinds": [1], "until": start + 99})).await.len(), 100);
+    assert_eq!(client.ask("c", json!({"limit": 70})).await.len(), 70, "behind private messages of others");
 }
 
 #[tokio::test]

@@ -64,13 +64,13 @@ async fn a_subscription_survives_the_relays_restart() {
     let relay = TestRelay::start(dir.path(), open()).await;
     let (address, url) = (relay.address, relay.url());
     let pool = pool(PoolConfig::default());
-    let mut subscription = pool.subscribe(interest(&[url.clone()], Filter::new().kind(Kind::TextNote)));
+    let mut subscription = pool.subscribe(interest(std::slice::from_ref(&url), Filter::new().kind(Kind::TextNote)));
     end_of_stored(&mut subscription).await;
     let (before, after) = (build(&keys(1), 1, vec![], "before"), build(&keys(1), 1, vec![], "after"));
     relay.client().await.accept(&before).await;
     assert_eq!(next(&mut subscription).await.id, before.id);
     relay.stop().await;
-    let refused = pool.publish(&after, &[url.clone()], SOON).await;
+    let refused = pool.publish(&after, std::slice::from_ref(&url), SOON).await;
     assert!(matches!(refused[0].outcome, Err(PublishError::Unreachable(_))), "{refused:?}");
     let relay = TestRelay::start_at(dir.path(), open(), address).await;
     relay.client().await.accept(&after).await;

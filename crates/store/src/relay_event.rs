@@ -45,11 +45,15 @@ pub struct Filter {
     pub ids: Vec<Hash32>,
     pub authors: Vec<Npub>,
     pub kinds: Vec<u16>,
+    /// Kinds that never match.
+    pub not_kinds: Vec<u16>,
     pub tags: Vec<(char, Vec<String>)>,
     /// Seconds, inclusive.
     pub since: Option<i64>,
     /// Seconds, inclusive.
     pub until: Option<i64>,
+    /// The last event of the page before: its seconds and id.
+    pub after: Option<(i64, Hash32)>,
     /// [`MAX_LIMIT`] when none or above.
     pub limit: Option<u32>,
 }
@@ -300,6 +304,15 @@ impl Filter {
                 params.push(secs.into());
                 sql += &format!(" AND e.created_at {test} ?{}", params.len());
             }
+        }
+        for kind in &self.not_kinds {
+            params.push((*kind).into());
+            sql += &format!(" AND e.kind <> ?{}", params.len());
+        }
+        if let Some((secs, id)) = self.after {
+            params.extend([secs.into(), id.into()]);
+            let (secs, id) = (params.len() - 1, params.len());
+            sql += &format!(" AND (e.created_at < ?{secs} OR (e.created_at = ?{secs} AND e.id > ?{id}))");
         }
         params.push(self.limit.unwrap_or(MAX_LIMIT).min(MAX_LIMIT).into());
         sql += &format!("{order} LIMIT ?{}", params.len());

@@ -320,7 +320,7 @@ impl RelayPool {
         };
         let _ = timeout(limit, collect).await;
         let mut found: Vec<Arc<Event>> = found.into_values().collect();
-        found.sort_by(|a, b| a.cmp(b));
+        found.sort();
         found
     }
 

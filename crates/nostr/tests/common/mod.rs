@@ -1,5 +1,6 @@
 //! Keys at hand, and a relay that does what a test tells it: the faults that a real one cannot be told to make.
 #![expect(dead_code, reason = "each test file uses its part")]
+#![expect(clippy::unwrap_used, reason = "a fixture that fails is a failed test")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! A relay on a real socket over a real database, and a client that speaks plain frames.
 #![expect(dead_code, reason = "each test file uses its part")]
+#![expect(clippy::unwrap_used, reason = "a fixture that fails is a failed test")]
 
 use std::net::SocketAddr;
 use std::path::Path;
