@@ -337,7 +337,14 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
         run.append(Record::Paying { attempt }, vec![Side::Payment(leave)]).await?;
         payment.state = PaymentState::Dispatched;
         host.faults.pass(At::Before, "dispatch").await;
-        let outcome = send(&run.pen, &*run.wallet, &payment).await;
+        let outcome = tokio::select! {
+            outcome = send(&run.pen, &*run.wallet, &payment) => outcome,
+            () = run.stop.cancelled() => {
+                // The request may be on its way: nobody here knows any more whether it is over.
+                host.forget_dispatched(&bill.hash);
+                return Err(TurnError::Interrupted);
+            }
+        };
         host.faults.pass(At::After, "dispatch").await;
         let to = conclude(&outcome, Asker::Dispatcher, bill.expires_at, run.pen.now());
         return match (to, outcome) {
@@ -362,7 +369,8 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
 /// Asks until the payment is concluded, or leaves it to recovery.
 async fn follow(run: &mut Run<'_>, attempt: u8, mut payment: Payment) -> Result<(), TurnError> {
     let host = run.pen.host;
-    let until = host.mono().plus_ms(PENDING_WAIT_MS);
+    // Told to stop at once, it asks once: recovery goes on asking.
+    let until = host.mono().plus_ms(if run.ending { 0 } else { PENDING_WAIT_MS });
     let mut pause = 100;
     loop {
         let resolved = ask(&run.pen, &*run.wallet, &payment, !run.ending).await;

@@ -75,13 +75,22 @@ pub(crate) async fn send(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Pay
     wallet.dispatch(dispatch).await
 }
 
-/// Resolves the payments of an agent that no open tick looks after. Returns in how many ms to ask again.
+/// What became of the payments in flight.
+#[derive(Default)]
+pub(crate) struct Payments {
+    /// In how many ms to ask again.
+    pub again: Option<u64>,
+    /// One of them ended: the balance is another.
+    pub concluded: bool,
+}
+
+/// Resolves the payments of an agent that no open tick looks after.
 pub(crate) async fn payments(
     pen: &Pen<'_>,
     wallet: &dyn WalletDriver,
     open_tick: Option<TickId>,
-) -> Result<Option<u64>, TurnError> {
-    let mut again = None;
+) -> Result<Payments, TurnError> {
+    let mut found = Payments::default();
     for payment in payment::open(&pen.host.store, pen.npub).await? {
         if open_tick.is_some() && payment.tick == open_tick {
             continue;
@@ -95,10 +104,12 @@ pub(crate) async fn payments(
         let resolved = ask(pen, wallet, &payment, false).await;
         store(pen, &payment, &resolved).await?;
         if resolved.state.unresolved() {
-            again = Some(1_000);
+            found.again = Some(1_000);
+        } else {
+            found.concluded = true;
         }
     }
-    Ok(again)
+    Ok(found)
 }
 
 /// Stores what was learned of a payment outside its tick.

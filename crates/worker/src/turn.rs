@@ -120,7 +120,7 @@ async fn attempt(
     }
     wallet::answer(host, &agent, &opened, requests).await?;
     let driver = wallet::open(host, &opened)?;
-    let resolve_in = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
+    let resolved = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
 
     if let Some(open) = open {
         let balance = agent.balance.unwrap_or(Msat::ZERO);
@@ -129,7 +129,8 @@ async fn attempt(
         run.drive().await?;
         return Ok(After::At(host.mono()));
     }
-    let look_in = watch(&pen, &mut agent, &*driver).await?;
+    let resolve_in = resolved.again;
+    let look_in = watch(&pen, &mut agent, &*driver, resolved.concluded).await?;
     if agent.desired == Desired::Stopped {
         return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in]))));
     }
@@ -160,12 +161,17 @@ fn due_in(host: &Host, ms: Option<u64>) -> MonoMs {
     ms.map_or(NEVER, |ms| host.mono().plus_ms(ms))
 }
 
-/// Keeps the balance fresh: when an invoice of ours was paid, and while it is not known.
-async fn watch(pen: &Pen<'_>, agent: &mut Agent, driver: &dyn WalletDriver) -> Result<Option<u64>, TurnError> {
+/// Keeps the balance fresh: when an invoice of ours was paid or a payment ended, and while it is not known.
+async fn watch(
+    pen: &Pen<'_>,
+    agent: &mut Agent,
+    driver: &dyn WalletDriver,
+    concluded: bool,
+) -> Result<Option<u64>, TurnError> {
     let (paid, again) = funds::look_at_watches(pen, driver).await;
     let stale = agent.balance.is_none();
     let asleep = !nexus_core::lifecycle::admits(agent.lifecycle, Trigger::Mention);
-    if paid || stale || asleep {
+    if paid || concluded || stale || asleep {
         funds::refresh(pen, agent, driver).await?;
     }
     Ok(again)

@@ -64,7 +64,6 @@ pub enum Fault {
 
 /// A fault, for whom, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Rule {
     pub call: Call,
     #[serde(flatten)]
