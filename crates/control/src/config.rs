@@ -15,8 +15,6 @@ pub const MAX_BODY: usize = 64 * 1024;
 pub const BODY_TIMEOUT_MS: u64 = 10_000;
 /// An answer must be ready within this time (streams aside).
 pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
-/// How long `POST …/invoices` waits for a worker.
-pub const INVOICE_WAIT_MS: u64 = 10_000;
 /// How long a WebSocket ticket lives.
 pub const TICKET_MS: i64 = 30_000;
 /// How long an Idempotency-Key is remembered.
@@ -74,6 +72,8 @@ pub struct ControlConfig {
     pub sole_reconciler: bool,
     /// A worker whose beat stood still this long is dead.
     pub lease_ms: u64,
+    /// How long `POST …/invoices` waits for a worker; at most 10 s.
+    pub invoice_wait_ms: u64,
     /// Event streams open at once, in all and for one account.
     pub max_streams: usize,
     pub max_streams_per_account: usize,
@@ -105,6 +105,7 @@ impl ControlConfig {
             metrics_token: None,
             sole_reconciler: false,
             lease_ms: 5_000,
+            invoice_wait_ms: 10_000,
             max_streams: 1_024,
             max_streams_per_account: 64,
         }
@@ -127,6 +128,9 @@ impl ControlConfig {
         }
         if !(2_000..=60_000).contains(&self.lease_ms) {
             return Err("lease_ms: use 2000 to 60000".to_owned());
+        }
+        if self.invoice_wait_ms > 10_000 {
+            return Err("invoice_wait_ms: at most 10000".to_owned());
         }
         if self.pool_documents.iter().any(|event| nexus_seal::pool::verify_pool(event).is_err()) {
             return Err("a pool document is not signed by its root key".to_owned());

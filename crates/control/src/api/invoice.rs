@@ -19,7 +19,6 @@ use super::Answer;
 use super::status;
 use crate::app::Shared;
 use crate::auth::Caller;
-use crate::config::INVOICE_WAIT_MS;
 use crate::gate::Raw;
 use crate::problem::{Code, Problem, ProblemBody};
 
@@ -113,7 +112,7 @@ pub async fn create(State(app): State<Shared>, caller: Caller, Path(npub): Path<
 }
 
 async fn wait(app: &Shared, npub: Npub, id: &str) -> Answer<Option<Said>> {
-    let deadline = app.clock.mono().plus_ms(INVOICE_WAIT_MS);
+    let deadline = app.clock.mono().plus_ms(app.config.invoice_wait_ms);
     let mut bus = app.bus.subscribe();
     loop {
         let found = wallet_request::get(&app.store, npub, id).await?;

@@ -185,6 +185,9 @@ pub fn reason(agent: &Agent) -> ReasonView {
 fn standing_reason(agent: &Agent) -> (&'static str, &'static str) {
     use nexus_core::status::CustodyState;
     match agent.desired {
+        Desired::Stopped if agent.generation.0 == 0 => {
+            return ("stopped", "created, never started: `nexus agent start`");
+        }
         Desired::Stopped if agent.placement != Placement::Unplaced => {
             return ("stopping", "stopped by its owner; what is in flight is being resolved");
         }

@@ -2,6 +2,8 @@
 #![expect(dead_code, reason = "each test file uses its part")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails its test")]
 
+pub mod worker;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
