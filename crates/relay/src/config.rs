@@ -43,6 +43,8 @@ pub struct RelayConfig {
     /// Live events that may wait for a slow reader, in frames and bytes. One that does not keep up is disconnected.
     pub live_queue_frames: usize,
     pub live_queue_bytes: usize,
+    /// How long a connection may take to become a WebSocket. Seconds.
+    pub handshake_timeout_secs: u64,
     /// A client that says nothing for this long, not even a pong, is disconnected. Seconds.
     pub idle_timeout_secs: u64,
     /// How long one frame may take to leave. Seconds.
@@ -77,6 +79,7 @@ impl Default for RelayConfig {
             writes_in_flight: 64,
             live_queue_frames: 1_024,
             live_queue_bytes: 4 * 1024 * 1024,
+            handshake_timeout_secs: 15,
             idle_timeout_secs: 120,
             write_timeout_secs: 10,
             max_future_secs: 900,
@@ -133,6 +136,10 @@ impl RelayConfig {
 
     pub(crate) fn idle_timeout(&self) -> Duration {
         Duration::from_secs(self.idle_timeout_secs)
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(self.handshake_timeout_secs)
     }
 
     pub(crate) fn write_timeout(&self) -> Duration {

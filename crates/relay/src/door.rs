@@ -16,18 +16,17 @@ use tokio::time::{Sleep, sleep};
 
 use crate::quota::{Place, Quotas};
 
-/// How long a connection may take to ask for what it wants, and to be told.
-const HANDSHAKE: Duration = Duration::from_secs(15);
-
 /// A listener that turns away what is over the bounds.
 pub(crate) struct Door {
     listener: TcpListener,
     quotas: Arc<Quotas>,
+    /// How long a connection may take to ask for what it wants, and to be told.
+    handshake: Duration,
 }
 
 impl Door {
-    pub(crate) fn new(listener: TcpListener, quotas: Arc<Quotas>) -> Self {
-        Self { listener, quotas }
+    pub(crate) fn new(listener: TcpListener, quotas: Arc<Quotas>, handshake: Duration) -> Self {
+        Self { listener, quotas, handshake }
     }
 }
 
@@ -41,7 +40,7 @@ impl Listener for Door {
             let Some(place) = self.quotas.connect(address.ip()) else { continue };
             // Small answers must not wait for acknowledgements of earlier ones.
             let _ = stream.set_nodelay(true);
-            let deadline = Box::pin(sleep(HANDSHAKE));
+            let deadline = Box::pin(sleep(self.handshake));
             return (Guest { stream, established: Arc::default(), deadline, _place: place }, address);
         }
     }

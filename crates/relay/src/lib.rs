@@ -101,9 +101,8 @@ pub async fn serve(parts: RelayParts) -> Result<(), RelayError> {
     let relay = relay(store, bus, clock, entropy, config, Some(listener.local_addr()?), shutdown.clone())?;
     let housekeeping = tokio::spawn(housekeeping(relay.clone()));
     let service = router(relay.clone()).into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(Door::new(listener, relay.quotas.clone()), service)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await;
+    let door = Door::new(listener, relay.quotas.clone(), relay.config.handshake_timeout());
+    let served = axum::serve(door, service).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     relay.shutdown.cancel();
     relay.connections.close();
     let _ = tokio::time::timeout(Duration::from_secs(6), relay.connections.wait()).await;

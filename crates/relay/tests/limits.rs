@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::*;
 use nexus_relay::RelayConfig;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn large_events_and_frames_are_refused() {
@@ -102,6 +102,20 @@ async fn connections_of_an_address_are_counted() {
     drop(first);
     tokio::time::sleep(Duration::from_millis(200)).await;
     relay.client().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RelayConfig { handshake_timeout_secs: 1, ..open() };
+    let relay = TestRelay::start(dir.path(), config).await;
+    let mut slow = tokio::net::TcpStream::connect(relay.address).await.unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    let mut client = relay.client().await;
+    let ended = tokio::time::timeout(Duration::from_secs(5), slow.read(&mut [0; 64])).await;
+    assert_eq!(ended.expect("it ends").unwrap_or(0), 0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.accept(&build(&keys(1), 1, vec![], "a WebSocket goes on")).await;
 }
 
 #[tokio::test]

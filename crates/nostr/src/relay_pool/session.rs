@@ -1,6 +1,7 @@
 //! One live connection: frames in and out, until it ends.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use nexus_core::Npub;
 use nexus_seal::{BoxFuture, Signer};
 use nostr::event::{Event, EventId};
 use nostr::message::RelayMessage;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -22,6 +24,11 @@ use crate::event::Head;
 
 /// How long one frame may take to leave.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that we end may take to go.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Frames that may wait beside events and requests.
+const SPARE_FRAMES: usize = 128;
+const NOT_READING: &str = "the relay does not read";
 /// How long a remote signer may take to answer a challenge.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(15);
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -34,7 +41,8 @@ type Signing = BoxFuture<'static, (Npub, Option<Event>)>;
 
 struct Session<'a> {
     connection: &'a mut Connection,
-    sink: SplitSink<Socket, Message>,
+    /// Frames on their way out: reading never waits for writing, or two full sockets would wait for each other.
+    outbox: mpsc::Sender<Message>,
     challenge: Option<String>,
     /// Answers to the challenge that are being signed.
     signing: FuturesUnordered<Signing>,
@@ -42,7 +50,6 @@ struct Session<'a> {
     asked: HashMap<EventId, Npub>,
     /// Keys that are known, on their way or refused: each is tried once a challenge.
     tried: HashSet<Npub>,
-    authenticated: HashSet<Npub>,
     /// Events sent, until the relay answers.
     pending: HashMap<EventId, Vec<Outgoing>>,
     heard_at: Instant,
@@ -53,101 +60,120 @@ struct Session<'a> {
 /// Serves until the connection ends (an error, with why) or was idle for long enough to be given up (fine).
 pub(super) async fn serve(connection: &mut Connection, socket: Socket) -> Result<(), String> {
     let (sink, stream) = socket.split();
+    let config = &connection.pool.config;
+    let (outbox, queue) =
+        mpsc::channel(2 * config.publish_queue + 2 * config.subscriptions_per_connection + SPARE_FRAMES);
     let now = Instant::now();
     let mut session = Session {
         connection,
-        sink,
+        outbox,
         challenge: None,
         signing: FuturesUnordered::new(),
         asked: HashMap::new(),
         tried: HashSet::new(),
-        authenticated: HashSet::new(),
         pending: HashMap::new(),
         heard_at: now,
         busy_at: now,
         pinged_at: now,
     };
-    let ended = session.run(stream).await;
+    let mut writer = pin!(write(sink, queue));
+    let ended = tokio::select! {
+        ended = session.run(stream) => ended,
+        why = &mut writer => Err(why),
+    };
     session.give_up();
+    drop(session);
+    if ended.is_ok() {
+        let _ = timeout(CLOSE_TIMEOUT, writer).await;
+    }
     ended
+}
+
+/// Sends what is queued until the queue or the connection ends, and says why.
+async fn write(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) -> String {
+    while let Some(frame) = queue.recv().await {
+        match timeout(SEND_TIMEOUT, sink.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return short(&error.to_string()),
+            Err(_) => return NOT_READING.into(),
+        }
+    }
+    let _ = sink.close().await;
+    "closed".into()
 }
 
 impl Session<'_> {
     async fn run(&mut self, mut stream: SplitStream<Socket>) -> Result<(), String> {
-        self.begin().await?;
+        self.begin()?;
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancelled = self.connection.pool.cancel.clone();
         let sweep = self.connection.handle.sweep.clone();
         loop {
             tokio::select! {
-                () = cancelled.cancelled() => {
-                    let _ = timeout(Duration::from_millis(500), self.sink.close()).await;
-                    return Ok(());
-                }
+                () = cancelled.cancelled() => return Ok(()),
                 frame = stream.next() => match frame {
                     None => return Err("the relay hung up".into()),
                     Some(Err(error)) => return Err(short(&error.to_string())),
-                    Some(Ok(frame)) => self.receive(frame).await?,
+                    Some(Ok(frame)) => self.receive(frame)?,
                 },
                 command = self.connection.commands.recv() => match command {
                     None => return Ok(()),
-                    Some(command) => self.command(command).await?,
+                    Some(command) => self.command(command)?,
                 },
-                Some((key, signed)) = self.signing.next() => self.authenticate(key, signed).await?,
-                () = sweep.notified() => self.sweep().await?,
-                _ = ticks.tick() => if self.tick().await? { return Ok(()) },
+                Some((key, signed)) = self.signing.next() => self.authenticate(key, signed)?,
+                () = sweep.notified() => self.sweep()?,
+                _ = ticks.tick() => if self.tick()? { return Ok(()) },
             }
         }
     }
 
     /// Asks for everything that is subscribed.
-    async fn begin(&mut self) -> Result<(), String> {
+    fn begin(&mut self) -> Result<(), String> {
         self.connection.drop_abandoned();
         let ids: Vec<u64> = self.connection.seats.keys().copied().collect();
         for id in ids {
-            self.request(id).await?;
+            self.request(id)?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, frame: String) -> Result<(), String> {
-        let sent = timeout(SEND_TIMEOUT, self.sink.send(Message::text(frame))).await;
-        sent.map_err(|_| "the relay does not read".to_owned())?.map_err(|error| short(&error.to_string()))
+    fn send(&mut self, frame: String) -> Result<(), String> {
+        self.outbox.try_send(Message::text(frame)).map_err(|_| NOT_READING.to_owned())
     }
 
-    async fn command(&mut self, command: Command) -> Result<(), String> {
+    fn command(&mut self, command: Command) -> Result<(), String> {
         self.busy_at = Instant::now();
         match command {
-            Command::Publish(outgoing) => self.publish(outgoing).await,
+            Command::Publish(outgoing) => self.publish(outgoing),
             Command::Subscribe(seat) => {
                 let id = seat.shared.id;
                 self.connection.seat(seat);
                 self.introduce(id);
-                self.request(id).await
+                self.request(id)
             }
         }
     }
 
-    async fn request(&mut self, id: u64) -> Result<(), String> {
+    fn request(&mut self, id: u64) -> Result<(), String> {
         let now = self.connection.pool.clock.now().secs();
         let Some(seat) = self.connection.seats.get_mut(&id) else { return Ok(()) };
         (seat.lagged, seat.told_down, seat.closed) = (false, false, false);
         let frame = seat.request(now);
-        self.send(frame).await
+        self.send(frame)
     }
 
-    async fn publish(&mut self, outgoing: Outgoing) -> Result<(), String> {
+    fn publish(&mut self, outgoing: Outgoing) -> Result<(), String> {
         if self.pending.len() >= self.connection.pool.config.publish_queue {
             let _ = outgoing.answer.send(Err(PublishError::QueueFull));
             return Ok(());
         }
         let frame = outgoing.frame.to_string();
         self.pending.entry(outgoing.id).or_default().push(outgoing);
-        self.send(frame).await
+        self.send(frame)
     }
 
-    async fn receive(&mut self, frame: Message) -> Result<(), String> {
+    fn receive(&mut self, frame: Message) -> Result<(), String> {
         self.heard_at = Instant::now();
         let text = match frame {
             Message::Text(text) => text,
@@ -175,7 +201,7 @@ impl Session<'_> {
                 }
             }
             RelayMessage::Closed { subscription_id, message } => self.closed(subscription_id.as_str(), &message),
-            RelayMessage::Ok { event_id, status, message } => self.answered(event_id, status, &message).await?,
+            RelayMessage::Ok { event_id, status, message } => self.answered(event_id, status, &message)?,
             RelayMessage::Auth { challenge } => self.challenged(&challenge),
             RelayMessage::Notice(text) => tracing::debug!(%relay, notice = %short(&text), "relay notice"),
             RelayMessage::Count { .. } | RelayMessage::NegMsg { .. } | RelayMessage::NegErr { .. } => {}
@@ -200,7 +226,6 @@ impl Session<'_> {
     fn challenged(&mut self, challenge: &str) {
         self.challenge = Some(short(challenge));
         self.tried.clear();
-        self.authenticated.clear();
         let ids: Vec<u64> = self.connection.seats.keys().copied().collect();
         for id in ids {
             self.introduce(id);
@@ -231,22 +256,19 @@ impl Session<'_> {
         self.signing.push(signing.boxed());
     }
 
-    async fn authenticate(&mut self, key: Npub, signed: Option<Event>) -> Result<(), String> {
+    fn authenticate(&mut self, key: Npub, signed: Option<Event>) -> Result<(), String> {
         match signed {
             Some(event) => {
                 self.asked.insert(event.id, key);
-                self.send(serde_json::json!(["AUTH", event]).to_string()).await
+                self.send(serde_json::json!(["AUTH", event]).to_string())
             }
-            None => self.introduced(key, Err("the signer did not answer")).await,
+            None => self.introduced(key, Err("the signer did not answer")),
         }
     }
 
     /// A key is known to the relay, or will not be: what waited for it goes on.
-    async fn introduced(&mut self, key: Npub, outcome: Result<(), &str>) -> Result<(), String> {
+    fn introduced(&mut self, key: Npub, outcome: Result<(), &str>) -> Result<(), String> {
         let relay = self.connection.relay.clone();
-        if outcome.is_ok() {
-            self.authenticated.insert(key);
-        }
         let mut again = Vec::new();
         for (id, seat) in &mut self.connection.seats {
             if !seat.shared.auth.iter().any(|signer| signer.public_key() == key) {
@@ -264,7 +286,7 @@ impl Session<'_> {
             seat.awaiting_auth = false;
         }
         for id in again {
-            self.request(id).await?;
+            self.request(id)?;
         }
         let waits = |outgoing: &Outgoing| outgoing.auth.as_ref().is_some_and(|signer| signer.public_key() == key);
         let frames = self.pending.values_mut().flatten().filter(|outgoing| waits(outgoing));
@@ -275,15 +297,15 @@ impl Session<'_> {
             })
             .collect();
         for frame in frames {
-            self.send(frame).await?;
+            self.send(frame)?;
         }
         Ok(())
     }
 
-    async fn answered(&mut self, id: EventId, accepted: bool, message: &str) -> Result<(), String> {
+    fn answered(&mut self, id: EventId, accepted: bool, message: &str) -> Result<(), String> {
         if let Some(key) = self.asked.remove(&id) {
             let outcome = if accepted { Ok(()) } else { Err(message) };
-            return self.introduced(key, outcome).await;
+            return self.introduced(key, outcome);
         }
         let Some(waiting) = self.pending.remove(&id) else { return Ok(()) };
         let accepted = accepted || message.starts_with("duplicate") || message.starts_with("replaced");
@@ -304,49 +326,44 @@ impl Session<'_> {
     }
 
     /// Ends dropped subscriptions on the wire, and repeats those that lost something and have room again.
-    async fn sweep(&mut self) -> Result<(), String> {
+    fn sweep(&mut self) -> Result<(), String> {
         let seats = &self.connection.seats;
         let ended: Vec<String> = seats.values().filter(|seat| seat.abandoned()).map(Seat::name).collect();
         let again: Vec<u64> =
             seats.iter().filter(|(_, seat)| seat.lagged && !seat.abandoned()).map(|(id, _)| *id).collect();
         self.connection.drop_abandoned();
         for name in ended {
-            self.send(serde_json::json!(["CLOSE", name]).to_string()).await?;
+            self.send(serde_json::json!(["CLOSE", name]).to_string())?;
         }
         for id in again {
-            self.request(id).await?;
+            self.request(id)?;
         }
         self.busy_at = Instant::now();
         Ok(())
     }
 
     /// Each second: time out what waits too long, keep the connection warm. True when it may go.
-    async fn tick(&mut self) -> Result<bool, String> {
+    fn tick(&mut self) -> Result<bool, String> {
         let now = Instant::now();
         for waiting in self.pending.values_mut() {
             waiting.retain(|outgoing| outgoing.deadline > now && !outgoing.answer.is_closed());
         }
         self.pending.retain(|_, waiting| !waiting.is_empty());
         if self.connection.seats.values().any(Seat::abandoned) {
-            self.sweep().await?;
+            self.sweep()?;
         }
         if now.duration_since(self.heard_at) > SILENCE {
             return Err("the relay fell silent".into());
         }
         if now.duration_since(self.pinged_at) > PING_EVERY {
             self.pinged_at = now;
-            let ping = timeout(SEND_TIMEOUT, self.sink.send(Message::Ping(Vec::new().into()))).await;
-            ping.map_err(|_| "the relay does not read".to_owned())?.map_err(|error| short(&error.to_string()))?;
+            self.outbox.try_send(Message::Ping(Vec::new().into())).map_err(|_| NOT_READING.to_owned())?;
         }
         if !self.connection.seats.is_empty() || !self.pending.is_empty() {
             self.busy_at = now;
         }
         let idle = now.duration_since(self.busy_at) > self.connection.pool.config.idle;
-        if idle && self.connection.retire() {
-            let _ = timeout(Duration::from_millis(500), self.sink.close()).await;
-            return Ok(true);
-        }
-        Ok(false)
+        Ok(idle && self.connection.retire())
     }
 
     /// The connection is gone: nobody may wait for its answers.
