@@ -59,7 +59,8 @@ fn read_amount(row: Option<&[String]>, content: &str) -> Option<Quote> {
 
 /// Whether a text looks like a BOLT11 invoice: decoding it is the wallet's business.
 fn is_invoice(text: &str) -> bool {
-    let start = text.get(..4).unwrap_or_default().to_ascii_lowercase();
-    text.len() <= 4_096 && start.starts_with("lnb") && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        || text.len() <= 4_096 && start.starts_with("lnt") && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    let network = text.get(..3).unwrap_or_default().to_ascii_lowercase();
+    text.len() <= 4_096
+        && matches!(network.as_str(), "lnb" | "lnt")
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
