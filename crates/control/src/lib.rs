@@ -18,12 +18,10 @@ mod metrics;
 pub mod problem;
 mod rate;
 pub mod reconcile;
+mod server;
 mod stream;
 mod web;
 
-use axum::serve::ListenerExt as _;
-use std::future::IntoFuture;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -61,8 +59,6 @@ pub fn router(parts: ControlParts) -> Router {
 /// Why the control plane ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("the API listener failed: {0}")]
-    Listener(#[from] std::io::Error),
     #[error("the configuration is not usable: {0}")]
     Config(String),
 }
@@ -73,23 +69,8 @@ pub async fn serve(parts: ControlParts, listener: TcpListener) -> Result<(), Ser
     parts.config.validate().map_err(ServeError::Config)?;
     let stop = parts.stop.clone();
     let (router, app) = api::router(parts);
-    let reconcilers = tokio::spawn(reconcile::run(Arc::clone(&app)));
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let shutdown = stop.clone();
-    // Small answers must not wait for acknowledgements of earlier ones.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move { shutdown.cancelled().await });
-    let grace = async {
-        stop.cancelled().await;
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-    };
-    let served = tokio::select! {
-        served = server.into_future() => served,
-        () = grace => Ok(()),
-    };
-    stop.cancel();
+    let reconcilers = tokio::spawn(reconcile::run(app));
+    server::serve(router, listener, &stop).await;
     let _ = reconcilers.await;
-    served.map_err(ServeError::Listener)
+    Ok(())
 }

@@ -31,7 +31,7 @@ pub struct Metrics {
     pub request_seconds: Histogram,
     pub refused: Family<NameLabel, Counter>,
     pub streams: Gauge,
-    pub agents: Family<NameLabel, Gauge>,
+    pub agents_placed: Gauge,
     pub workers_live: Gauge,
     pub workers_declared_dead: Counter,
     pub placements: Counter,
@@ -53,7 +53,7 @@ impl Metrics {
             request_seconds: Histogram::new(buckets),
             refused: Family::default(),
             streams: Gauge::default(),
-            agents: Family::default(),
+            agents_placed: Gauge::default(),
             workers_live: Gauge::default(),
             workers_declared_dead: Counter::default(),
             placements: Counter::default(),
@@ -68,7 +68,7 @@ impl Metrics {
         registry.register("nexus_http_request_seconds", "Time to answer, streams aside", made.request_seconds.clone());
         registry.register("nexus_http_refused", "Requests refused, by code", made.refused.clone());
         registry.register("nexus_event_streams", "Open event streams", made.streams.clone());
-        registry.register("nexus_agents", "Hosted agents by placement", made.agents.clone());
+        registry.register("nexus_agents_placed", "Agents that a worker has", made.agents_placed.clone());
         registry.register("nexus_workers_live", "Workers whose beat moves", made.workers_live.clone());
         registry.register("nexus_workers_declared_dead", "Workers declared dead", made.workers_declared_dead.clone());
         registry.register("nexus_placements", "Agents given to a worker", made.placements.clone());

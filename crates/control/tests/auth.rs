@@ -159,3 +159,46 @@ async fn bodies_are_bounded() {
     let answer = host.send(By::Key(&owner), "POST", "/v1/agents", big(1024 * 1024), &[]).await;
     assert_eq!(answer.code(), "body_too_large");
 }
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_and_nonsense_ends_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let host = Host::start().await;
+    let address = host.origin.trim_start_matches("http://");
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut buffer = vec![0; 16 * 1024];
+    for _ in 0..3 {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(buffer[..read].starts_with(b"HTTP/1.1 200"));
+    }
+    // More headers than anyone needs.
+    let many = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(100));
+    stream.write_all(many.as_bytes()).await.unwrap();
+    let read = stream.read(&mut buffer).await.unwrap();
+    assert!(buffer[..read].starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&buffer[..read]));
+    assert_eq!(stream.read(&mut buffer).await.unwrap(), 0);
+    host.get(By::Nobody, "/healthz").await.ok();
+}
+
+#[tokio::test]
+async fn what_was_used_stays_used_across_a_restart() {
+    let host = Host::start().await;
+    let owner = Key::new(1);
+    let header = owner.authorization("GET", &host.url("/v1/account"), b"", host.clock.now());
+    host.send(By::Nobody, "GET", "/v1/account", Vec::new(), &[("authorization", &header)]).await.ok();
+    let key = [("idempotency-key", "k")];
+    let body = json!({ "name": "x", "scopes": ["read"] }).to_string().into_bytes();
+    host.send(By::Key(&owner), "POST", "/v1/tokens", body.clone(), &key).await.ok();
+    // A second process on the same database, under the same name.
+    let twin = host.twin().await;
+    let path = "/v1/account";
+    assert_eq!(
+        twin.send(By::Nobody, "GET", path, Vec::new(), &[("authorization", &header)]).await.code(),
+        "proof_replayed"
+    );
+    // A token is not kept, so it can't be told again; but it is known that it was made.
+    let again = twin.send(By::Key(&owner), "POST", "/v1/tokens", body, &key).await;
+    assert_eq!(again.code(), "secret_shown_once");
+    assert_eq!(twin.get(By::Key(&owner), "/v1/tokens").await.ok().body["tokens"].as_array().unwrap().len(), 1);
+}

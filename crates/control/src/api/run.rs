@@ -1,9 +1,11 @@
 //! Starting and stopping.
 
+use std::time::Duration;
+
 use axum::extract::{Path, State};
 use axum::response::Response;
-use nexus_core::status::{Desired, Scope};
-use nexus_store::agent;
+use nexus_core::status::{Desired, Placement, Scope};
+use nexus_store::agent::{self, Agent};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -15,6 +17,10 @@ use crate::app::Shared;
 use crate::auth::Caller;
 use crate::gate::Raw;
 use crate::problem::ProblemBody;
+
+/// How long a stop waits for its end.
+const STOP_WAIT_MS: u64 = 1_500;
+const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// Starts an agent. Repeating it changes nothing.
 ///
@@ -59,7 +65,7 @@ pub struct Stop {
     when: When,
 }
 
-/// Stops an agent. Repeating it changes nothing.
+/// Stops an agent. Repeating it changes nothing. Waits up to 1.5 s for its end; `reason` says if it takes longer.
 ///
 /// What is in flight (a payment whose outcome is open, an event on its way) is resolved also after a stop.
 #[utoipa::path(
@@ -79,5 +85,19 @@ pub async fn stop(State(app): State<Shared>, caller: Caller, Path(npub): Path<St
     let audit = caller.audit(app.now(), "agent.stop", agent.npub, json!({ "now": now }));
     let stopped = agent::set_desired(&app.store, agent.npub, Desired::Stopped, now, None, audit).await?;
     app.wake_agent(agent.npub);
-    answer(&app, &stopped).await
+    let settled = settle(&app, &caller, stopped).await?;
+    answer(&app, &settled).await
+}
+
+/// Waits until no worker has it any more, so that the answer is the end of it; a tick or payment that takes longer
+/// shows as `resolving`.
+async fn settle(app: &Shared, caller: &Caller, stopped: Agent) -> Answer<Agent> {
+    let npub = stopped.npub.to_string();
+    let deadline = app.clock.mono().plus_ms(STOP_WAIT_MS);
+    let mut agent = stopped;
+    while agent.placement != Placement::Unplaced && agent.desired == Desired::Stopped && app.clock.mono() < deadline {
+        tokio::time::sleep(STOP_LOOK).await;
+        agent = caller.agent(app, &npub).await?;
+    }
+    Ok(agent)
 }

@@ -189,7 +189,7 @@ fn standing_reason(agent: &Agent) -> (&'static str, &'static str) {
             return ("stopped", "created, never started: `nexus agent start`");
         }
         Desired::Stopped if agent.placement != Placement::Unplaced => {
-            return ("stopping", "stopped by its owner; what is in flight is being resolved");
+            return ("resolving", "stopped by its owner; a running tick ends, and what is in flight is resolved first");
         }
         Desired::Stopped => return ("stopped", "stopped by its owner: `nexus agent start`"),
         Desired::Running => {}

@@ -3,7 +3,9 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nexus_core::UnixMs;
-use nexus_store::{StoreError, event, idempotency, inbox, publication, relay_event, replay, tick, wallet_request};
+use nexus_store::{
+    StoreError, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request,
+};
 
 use super::pause;
 use crate::app::Shared;
@@ -38,6 +40,8 @@ pub async fn run(app: &Shared) {
 /// One round over everything that expires.
 pub async fn round(app: &Shared) -> Result<(), StoreError> {
     let (store, now) = (&app.store, app.now());
+    let placed = placement::loads(store).await?.iter().map(|(_, load)| i64::from(*load)).sum();
+    app.metrics.agents_placed.set(placed);
     replay::purge(store, now).await?;
     idempotency::purge(store, now).await?;
     wallet_request::purge(store, now).await?;
@@ -66,4 +70,96 @@ async fn prune_events(app: &Shared, before: UnixMs) -> Result<(), StoreError> {
         pause(BREATH_MS).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use nexus_bus::LocalBus;
+    use nexus_core::event::EventBody;
+    use nexus_core::status::Hosting;
+    use nexus_core::{AccountId, AgentConfig, Hash32, Npub};
+    use nexus_store::account::{self, Account};
+    use nexus_store::agent::{self, NewAgent, Sealed};
+    use nexus_store::event::{Chain, NewEvent};
+    use nexus_store::{Audit, Store};
+    use nexus_testkit::{ManualClock, SystemEntropy};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{ControlConfig, ControlParts, Metrics};
+
+    const START: UnixMs = UnixMs(1_790_000_000_000);
+    const AGENT: Npub = Npub::from_bytes([2; 32]);
+
+    fn app(store: &Store, clock: &Arc<ManualClock>) -> Shared {
+        let parts = ControlParts {
+            store: store.clone(),
+            bus: LocalBus::new(),
+            clock: clock.clone(),
+            entropy: Arc::new(SystemEntropy),
+            config: ControlConfig::new("http://127.0.0.1".parse().unwrap()),
+            metrics: Arc::new(Metrics::default()),
+            stop: CancellationToken::new(),
+        };
+        crate::api::router(parts).1
+    }
+
+    async fn hosted(store: &Store) {
+        let (id, owner) = (AccountId::new(START, [1; 10]), Npub::from_bytes([1; 32]));
+        let audit = |action: &str| Audit {
+            at: START,
+            account: Some(id),
+            actor: "test".into(),
+            action: action.into(),
+            target: String::new(),
+            detail: "{}".into(),
+        };
+        let account =
+            Account { id, owner, name: String::new(), plan: "local".into(), hosting: Hosting::Paid, created_at: START };
+        account::ensure(store, account, audit("account.create")).await.unwrap();
+        let new = NewAgent {
+            npub: AGENT,
+            account: id,
+            name: "ada".into(),
+            config: AgentConfig::default(),
+            sealed: Sealed::default(),
+            wraps: Vec::new(),
+            state: None,
+            hosting: Hosting::Paid,
+            reason: None,
+            created_at: START,
+        };
+        agent::create(store, new, None, audit("agent.create")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_served_its_time_goes_and_the_chain_still_verifies() {
+        let store = Store::open_memory().unwrap();
+        let clock = Arc::new(ManualClock::at(START));
+        let app = app(&store, &clock);
+        hosted(&store).await;
+        let used = Hash32::from_bytes([9; 32]);
+        assert!(replay::use_once(&store, "nip98", used, START.plus_ms(120_000)).await.unwrap());
+        for day in 0..40 {
+            let at = START.plus_ms(day * DAY_MS);
+            let new = NewEvent::new(at, EventBody::BalanceChanged { balance_sats: 1 });
+            event::append(&store, AGENT, vec![new]).await.unwrap();
+        }
+        round(&app).await.unwrap();
+        assert!(!replay::use_once(&store, "nip98", used, START.plus_ms(120_000)).await.unwrap());
+
+        clock.advance_ms(39 * 86_400_000);
+        // Not announced yet: nothing may go.
+        round(&app).await.unwrap();
+        assert_eq!(event::after(&store, AGENT, 0, 100).await.unwrap().len(), 40);
+        super::super::outbox::round(&app).await.unwrap();
+        round(&app).await.unwrap();
+        let kept = event::after(&store, AGENT, 0, 100).await.unwrap();
+        assert_eq!((kept.len(), kept[0].event.seq), (31, 10));
+        let chain = event::verify_chain(&store, AGENT).await.unwrap();
+        assert!(matches!(chain, Chain::Intact { events: 31, first_seq: 10, .. }), "{chain:?}");
+        assert!(replay::use_once(&store, "nip98", used, START.plus_ms(i64::MAX / 2)).await.unwrap());
+    }
 }

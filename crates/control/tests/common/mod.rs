@@ -112,13 +112,16 @@ impl Answer {
 
 /// A running control plane.
 pub struct Host {
+    /// What signed requests name.
     pub origin: String,
+    /// Where it listens.
+    pub address: String,
     pub store: Store,
     pub bus: Arc<LocalBus>,
     pub clock: Arc<TestClock>,
     pub stop: CancellationToken,
     pub http: reqwest::Client,
-    pub dir: tempfile::TempDir,
+    pub dir: Arc<tempfile::TempDir>,
 }
 
 impl Drop for Host {
@@ -135,8 +138,23 @@ impl Host {
     pub async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("nexus.db")).unwrap();
+        Self::over(store, Arc::new(dir), None, change).await
+    }
+
+    /// Another control plane over the same database, known under the same origin.
+    pub async fn twin(&self) -> Self {
+        Self::over(self.store.clone(), self.dir.clone(), Some(self.origin.clone()), |_| {}).await
+    }
+
+    async fn over(
+        store: Store,
+        dir: Arc<tempfile::TempDir>,
+        public: Option<String>,
+        change: impl FnOnce(&mut ControlConfig),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let origin = public.unwrap_or_else(|| address.clone());
         let (bus, clock) = (LocalBus::new(), Arc::new(TestClock::default()));
         let stop = CancellationToken::new();
         let mut config = ControlConfig::new(origin.parse().unwrap());
@@ -153,7 +171,7 @@ impl Host {
             stop: stop.clone(),
         };
         tokio::spawn(async move { nexus_control::serve(parts, listener).await.unwrap() });
-        Self { origin, store, bus, clock, stop, http: http_client(), dir }
+        Self { origin, address, store, bus, clock, stop, http: http_client(), dir }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -170,7 +188,8 @@ impl Host {
 
     /// One request with whatever headers; signed if need be.
     pub async fn send(&self, by: By<'_>, method: &str, path: &str, body: Vec<u8>, headers: &[(&str, &str)]) -> Answer {
-        let mut request = self.http.request(Method::from_bytes(method.as_bytes()).unwrap(), self.url(path));
+        let mut request =
+            self.http.request(Method::from_bytes(method.as_bytes()).unwrap(), format!("{}{path}", self.address));
         if let Some(value) = self.authorization(by, method, path, &body) {
             request = request.header("authorization", value);
         }
