@@ -155,7 +155,8 @@ fn a_payment_that_stays_unknown_is_held_and_later_ticks_run() {
 
     // It arrives after all: recovery books it once, also over a restart.
     world.command(&json!({ "command": "settle", "hash": hex::encode(&hash) }));
-    let settled = || -> String { world.one(&format!("SELECT state FROM payment WHERE hash = x'{}'", hex::encode(&hash))) };
+    let settled =
+        || -> String { world.one(&format!("SELECT state FROM payment WHERE hash = x'{}'", hex::encode(&hash))) };
     let booked = eventually(30, || (settled() == "settled").then_some(()));
     assert!(booked.is_some(), "{}", settled());
     world.books_balance(0);

@@ -19,6 +19,9 @@ fn a_living_agent() {
     let place = Place::new();
     let host = place.start(&[]);
     assert_eq!(host.ready["ready"], true);
+    // The cheapest seller around reads only clear text: it must never be asked.
+    let cheap = [("NEXUS_PROVIDER_ENCRYPTION", "unsupported"), ("NEXUS_PROVIDER_PRICE_MSAT", "1000")];
+    let (clear_only, clear_npub) = place.provider("clear", &cheap);
 
     // Created and started, not funded: it says so.
     let passphrase = place.path("passphrase");
@@ -101,8 +104,11 @@ fn a_living_agent() {
     let mention = friend.send(1, &hex, "Still there?");
     friend.answer(1, &hex, Some(&mention));
 
+    let asked = friend.query(json!({ "kinds": [5050], "#p": [hex_of(&clear_npub)] }));
+    assert!(asked.is_empty(), "a provider that reads clear text was asked: {asked:?}");
+    assert!(!friend.query(json!({ "kinds": [31990], "authors": [hex_of(&clear_npub)] })).is_empty(), "it is announced");
     secrets_are_nowhere(&place, &host, &npub, &friend);
-    drop(host);
+    drop((host, clear_only));
 }
 
 /// Searches everything that the host writes for everything that it must not.
@@ -189,6 +195,26 @@ fn collect(dir: &std::path::Path, into: &mut Vec<(String, Vec<u8>)>) {
             into.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default()));
         }
     }
+}
+
+#[test]
+fn a_seller_that_is_paid_afterwards_and_by_the_token() {
+    let place = Place::new();
+    let host = place.start(&[("NEXUS_PROVIDER_ENABLED", "false")]);
+    let terms = [
+        ("NEXUS_PROVIDER_PAYMENT", "after"),
+        ("NEXUS_PROVIDER_PRICE_PER", "1k_tokens"),
+        ("NEXUS_PROVIDER_PRICE_MSAT", "3000"),
+        ("NEXUS_PROVIDER_ENCRYPTION", "required"),
+    ];
+    let (seller, _) = place.provider("seller", &terms);
+    let hex = hex_of(&place.agent("ada", &["--goal", GOAL]));
+    let friend = Friend::new(&place.relay());
+    let mention = friend.send(1, &hex, "What do you work on?");
+    friend.answer(1, &hex, Some(&mention));
+    let paid = eventually(20, || place.ticks("ada").into_iter().find(|tick| tick["cost_msat"].as_u64() > Some(0)));
+    assert!(paid.is_some(), "{:?}", place.ticks("ada"));
+    drop((host, seller));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use nexus_core::Msat;
 use nexus_core::lifecycle::LifecycleRules;
+use nexus_provider::{Encryption, Payment};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -188,8 +189,22 @@ pub struct SellerConfig {
     pub llm_api_key_file: Option<PathBuf>,
     /// Use an Ollama on this machine when there is one and no endpoint is set.
     pub detect_ollama: bool,
-    /// Price of a request.
     pub price_msat: Msat,
+    /// What the price is for: `request`, or `1k_tokens` of prompt and answer together.
+    pub price_per: PricePer,
+    /// `before` the work, or `after` it (the result carries the invoice).
+    pub payment: Payment,
+    /// `required`, `accepted` or `unsupported`: whether requests come encrypted to the provider.
+    pub encryption: Encryption,
+}
+
+/// What a price is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PricePer {
+    #[serde(rename = "request")]
+    Request,
+    #[serde(rename = "1k_tokens")]
+    ThousandTokens,
 }
 
 impl Default for SellerConfig {
@@ -202,6 +217,9 @@ impl Default for SellerConfig {
             llm_api_key_file: None,
             detect_ollama: true,
             price_msat: Msat::sats(10),
+            price_per: PricePer::Request,
+            payment: Payment::Before,
+            encryption: Encryption::Accepted,
         }
     }
 }

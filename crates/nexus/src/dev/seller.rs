@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nexus_provider::{BackendConfig, Endpoint, Price, ProviderConfig, detect_ollama};
 
-use crate::config::SellerConfig;
+use crate::config::{PricePer, SellerConfig};
 
 /// What thinks: the configured endpoint, else a local Ollama, else the demo planner.
 pub async fn backend(config: &SellerConfig) -> BackendConfig {
@@ -23,7 +23,12 @@ pub fn config(config: &SellerConfig, backend: BackendConfig, relays: Vec<String>
         name: config.name.clone(),
         relays,
         backend,
-        price: Price::PerRequest { msat: config.price_msat },
+        price: match config.price_per {
+            PricePer::Request => Price::PerRequest { msat: config.price_msat },
+            PricePer::ThousandTokens => Price::Per1kTokens { msat: config.price_msat },
+        },
+        payment: config.payment,
+        encryption: config.encryption,
         data_dir,
         ..ProviderConfig::default()
     }

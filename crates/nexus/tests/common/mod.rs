@@ -108,6 +108,27 @@ impl Place {
         Host { child, ready, log }
     }
 
+    /// Starts a provider beside the host, on its relay and its development network. Returns it with its npub.
+    pub fn provider(&self, name: &str, env: &[(&str, &str)]) -> (Host, String) {
+        let log = self.path(&format!("log-provider-{name}"));
+        let mut command = self.command();
+        command
+            .args(["provider", "--json", "-vv", "--relay", &self.relay(), "--devnet"])
+            .arg(self.path("devnet"))
+            .env("NEXUS_DATA_DIR", self.path(name))
+            .env("NEXUS_PROVIDER_DETECT_OLLAMA", "false")
+            .envs(env.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|_| panic!("no provider: {line}{}", std::fs::read_to_string(&log).unwrap_or_default()));
+        let npub = find(&ready, "npub").or_else(|| find(&ready, "provider")).unwrap();
+        (Host { child, ready, log }, npub)
+    }
+
     /// Runs the command line; returns its exit code, its JSON output (null if none) and its errors.
     pub fn run(&self, args: &[&str]) -> (i32, Value, String) {
         let output = self.command().arg("--json").args(args).output().unwrap();
