@@ -210,10 +210,14 @@ async fn a_change_needs_what_was_read_and_lists_filter() {
         agents.iter().map(|agent| agent["npub"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     for query in ["label=team%3Dred", "region=eu", "name=ada"] {
-        assert_eq!(names(host.get(By::Key(&owner), &format!("/v1/agents?{query}")).await), [npub.clone()], "{query}");
+        assert_eq!(
+            names(host.get(By::Key(&owner), &format!("/v1/agents?{query}")).await),
+            std::slice::from_ref(&npub),
+            "{query}"
+        );
     }
     host.post(By::Key(&owner), &format!("/v1/agents/{other}/start"), &json!({})).await.ok();
-    assert_eq!(names(host.get(By::Key(&owner), "/v1/agents?state=running").await), [other.clone()]);
+    assert_eq!(names(host.get(By::Key(&owner), "/v1/agents?state=running").await), std::slice::from_ref(&other));
     assert_eq!(names(host.get(By::Key(&owner), "/v1/agents?state=spawning").await).len(), 2);
     // Pages meet without a gap.
     let first = host.get(By::Key(&owner), "/v1/agents?limit=1").await.ok();

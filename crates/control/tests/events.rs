@@ -1,4 +1,5 @@
 //! Events over WebSocket and server-sent events: resumed without gaps, live, and only for whom they are.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
 mod common;
 

@@ -117,10 +117,7 @@ pub async fn create(
         created_at_ms: now,
     };
     let key = key.map(|axum::Extension(key)| key);
-    let remembered = match &key {
-        Some(key) => Some(key.answered(&app, StatusCode::CREATED, json!(answer).to_string())),
-        None => None,
-    };
+    let remembered = key.as_ref().map(|key| key.answered(&app, StatusCode::CREATED, json!(answer).to_string()));
     let audit = caller.audit(now, "agent.create", npub, json!({ "name": body.name }));
     let new = row(body, &caller, now)?;
     match agent::create(&app.store, new, remembered, audit).await {
