@@ -153,3 +153,6 @@ pub fn fuzz(data: &[u8]) {
         assert!(invoice.expires_at >= invoice.created_at);
     }
 }
+
+#[cfg(test)]
+mod tests;

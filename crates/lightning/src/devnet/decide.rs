@@ -1,6 +1,6 @@
 //! What the network answers to a request: pure, from the books and the time.
 
-use nexus_core::payment::{FailureClass, Outcome};
+use nexus_core::payment::FailureClass;
 use nexus_core::{Hash32, Msat, UnixMs};
 
 use super::ledger::{
@@ -132,7 +132,5 @@ fn payable<'l>(ledger: &'l Ledger, payment: &Payment, fee: Fee, now: UnixMs) -> 
     Ok(invoice)
 }
 
-/// What became of a payment. An outcome, because a name that the books do not know is one.
-pub(super) fn resolve(ledger: &Ledger, key: &PaymentKey) -> Outcome {
-    ledger.outcome(key)
-}
+#[cfg(test)]
+mod tests;

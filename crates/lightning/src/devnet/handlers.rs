@@ -207,7 +207,7 @@ pub(super) async fn resolve(
 ) -> Result<Response, Answer> {
     let hash = ask.hash;
     let key = payment_key(party, hash, ask.payment_id)?;
-    let work = async { Ok(Json(net.engine().transact(move |books| decide::resolve(books.ledger(), &key)).await?)) };
+    let work = async { Ok(Json(net.engine().transact(move |books| books.ledger().outcome(&key)).await?)) };
     #[cfg(feature = "faults")]
     return faulted(&net, super::faults::Call::Resolve, party, Some(hash), work).await;
     #[cfg(not(feature = "faults"))]

@@ -391,7 +391,10 @@ impl Ledger {
             Row::Totals { issued, in_flight, fees, settled } => {
                 (self.issued, self.in_flight, self.fees, self.settled) = (issued, in_flight, fees, settled);
             }
-            Row::Account { party, account } => self.accounts.entry(party).or_default().clone_from(&account),
+            Row::Account { party, account } => {
+                // Open invoices are counted as they come.
+                self.accounts.insert(party, Account { open_invoices: 0, ..account });
+            }
             Row::Invoice { hash, invoice } => {
                 match invoice.state {
                     InvoiceRowState::Settled { index, .. } => {

@@ -158,3 +158,6 @@ impl Devnet {
         self.link.faults()
     }
 }
+
+#[cfg(test)]
+mod tests;

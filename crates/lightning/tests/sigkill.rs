@@ -1,0 +1,125 @@
+//! SIGKILL of a real serving process under load: another process takes over, and nothing is lost or doubled.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexus_core::payment::Outcome;
+use nexus_core::{Clock, Msat};
+use nexus_lightning::devnet::{self, AccountKey, Devnet, Parts, Place, Server};
+use nexus_lightning::{Dispatch, Driver, InvoiceRequest, InvoiceState, Pay, Receive};
+use nexus_testkit::{SystemEntropy, TestClock};
+
+const DIR: &str = "NEXUS_TEST_DEVNET_DIR";
+
+fn parts() -> Parts {
+    Parts::new(Arc::new(TestClock::default()), Arc::new(SystemEntropy))
+}
+
+/// Not a test: the process that the test kills.
+#[tokio::test]
+#[ignore = "the other process of the test below"]
+async fn serve() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let server = Server::start(PathBuf::from(dir), 0, parts()).await.unwrap();
+    assert!(server.running());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+fn spawn(dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "serve", "--ignored"])
+        .env(DIR, dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+async fn connect(dir: &Path) -> Devnet {
+    while !dir.join("url").exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let net = devnet::open(Place::Dir(dir.to_owned()), parts()).await.unwrap();
+    assert!(!net.serving(), "the other process serves");
+    net
+}
+
+/// Pays as fast as it can until the server is gone; says what was sent and what was answered.
+async fn pay_until_lost(net: &Devnet, lane: usize) -> BTreeMap<String, (Dispatch, Outcome)> {
+    let payer = net.wallet(AccountKey::from_wallet_seed(format!("payer {lane}").as_bytes()));
+    let payee = net.wallet(AccountKey::from_wallet_seed(b"payee"));
+    let clock = TestClock::default();
+    let mut sent = BTreeMap::new();
+    payer.faucet().await.unwrap();
+    loop {
+        let Ok(invoice) = payee.create_invoice(InvoiceRequest::new(Msat::sats(3), "kill")).await else { break sent };
+        let send = Dispatch {
+            payment_id: format!("{lane}-{}", sent.len()),
+            attempt: 1,
+            key: "k".to_owned(),
+            bolt11: invoice.bolt11,
+            amount: None,
+            max_fee: Msat::sats(1),
+            deadline: clock.mono().plus_ms(600_000),
+            handle: None,
+        };
+        let outcome = payer.dispatch(send.clone()).await;
+        let lost = matches!(outcome, Outcome::Unknown { .. });
+        sent.insert(invoice.hash.to_string(), (send, outcome));
+        if lost {
+            break sent;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load() {
+    for round in 0..3_u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = spawn(dir.path());
+        let net = connect(dir.path()).await;
+        let lanes: Vec<_> = (0..6)
+            .map(|lane| {
+                let net = net.clone();
+                tokio::spawn(async move { pay_until_lost(&net, lane).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(250 + round * 130)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        check(&net, futures::future::join_all(lanes).await.into_iter().map(Result::unwrap).collect()).await;
+        net.shutdown().await;
+    }
+}
+
+/// What was answered stands, what was not is found out, and the payee has exactly what the payers paid.
+async fn check(net: &Devnet, lanes: Vec<BTreeMap<String, (Dispatch, Outcome)>>) {
+    let payee = net.wallet(AccountKey::from_wallet_seed(b"payee"));
+    let (mut settled, mut answered) = (0, 0);
+    for (lane, sent) in lanes.into_iter().enumerate() {
+        let payer = net.wallet(AccountKey::from_wallet_seed(format!("payer {lane}").as_bytes()));
+        let mut paid = 0;
+        for (hash, (send, outcome)) in sent {
+            let hash = hash.parse().unwrap();
+            let now = payer.resolve(send.resolve(hash)).await;
+            match (&outcome, &now) {
+                (Outcome::Settled { .. }, _) => assert_eq!(now, outcome, "an answered payment changed"),
+                (Outcome::Unknown { .. }, Outcome::Settled { .. } | Outcome::NotFound) => {}
+                other => panic!("{other:?}"),
+            }
+            answered += usize::from(matches!(outcome, Outcome::Settled { .. }));
+            let state = payee.lookup_invoice(hash).await.unwrap();
+            assert_eq!(matches!(now, Outcome::Settled { .. }), matches!(state, InvoiceState::Settled { .. }));
+            paid += u64::from(matches!(now, Outcome::Settled { .. }));
+        }
+        assert_eq!(payer.balance().await.unwrap(), Msat::from_sats(1_000_000 - paid * 4).unwrap(), "lane {lane}");
+        settled += paid;
+    }
+    assert!(answered > 0, "the load never got going");
+    assert_eq!(payee.balance().await.unwrap(), Msat::from_sats(settled * 3).unwrap());
+    assert!(net.serving(), "this process took over");
+    assert_eq!(net.sum_msat().await, Some(0));
+}
