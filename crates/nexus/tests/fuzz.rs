@@ -34,13 +34,38 @@ fn envelopes() {
     assert!(inputs > 100);
 }
 
+const EVENT: &[u8] = br#"{"id":"0000000000000000000000000000000000000000000000000000000000000000","pubkey":"7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e","created_at":1700000000,"kind":1,"tags":[["p","7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e"],["e","0000000000000000000000000000000000000000000000000000000000000000","","root"]],"content":"hi","sig":"00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"}"#;
+
 #[test]
 fn events() {
-    let corpus: [&[u8]; 3] = [
-        br#"{"id":"0000000000000000000000000000000000000000000000000000000000000000","pubkey":"7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e","created_at":1700000000,"kind":1,"tags":[["p","7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e"],["e","0000000000000000000000000000000000000000000000000000000000000000","","root"]],"content":"hi","sig":"00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"}"#,
-        br#"["REQ","a",{"kinds":[1,4],"since":1,"limit":10}]"#,
-        br#"[["i","prompt","text"],["param","max-tokens","5"],["amount","1000","lnbcrt1"]]"#,
-    ];
-    let inputs = drive(4, budget(), &corpus, nexus_nostr::fuzz::fuzz_event);
+    let seal = EVENT.to_vec().iter().map(|byte| if *byte == b'1' { b'3' } else { *byte }).collect::<Vec<_>>();
+    let inputs = drive(4, budget(), &[EVENT, &seal], nexus_nostr::fuzz::fuzz_event);
     assert!(inputs > 100);
+}
+
+#[test]
+fn triggers_and_jobs() {
+    let half = budget() / 2;
+    assert!(drive(5, half, &[EVENT], nexus_nostr::fuzz::fuzz_trigger) > 100);
+    let jobs: [&[u8]; 2] =
+        [br#"[["i","prompt","text"],["param","max-tokens","5"],["amount","1000","lnbcrt1"]]"#, EVENT];
+    assert!(drive(6, half, &jobs, nexus_nostr::fuzz::fuzz_job) > 100);
+}
+
+#[test]
+fn relay_frames() {
+    let frames: [&[u8]; 3] = [
+        br##"["REQ","a",{"kinds":[1,4],"since":1,"limit":10,"#p":["7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e"]}]"##,
+        br#"["CLOSE","a"]"#,
+        br#"["EVENT",{"id":"00"}]"#,
+    ];
+    assert!(drive(7, budget(), &frames, nexus_relay::fuzz_frame) > 100);
+}
+
+#[test]
+fn signed_requests_and_documents() {
+    let half = budget() / 2;
+    let header = b"Nostr eyJpZCI6IjAwIiwia2luZCI6MjcyMzUsInRhZ3MiOltbInUiLCJodHRwOi8vYSJdXX0=";
+    assert!(drive(8, half, &[header, EVENT], nexus_seal::fuzz::fuzz_request) > 100);
+    assert!(drive(9, half, &[EVENT, br#"{"format":1,"pool_id":"default"}"#], nexus_seal::fuzz::fuzz_document) > 100);
 }

@@ -199,3 +199,24 @@ fn a_key_sealed_to_another_agent_is_refused() {
     assert_eq!(changed, 1);
     victim.refuses("sealed_key_refused", &["sealed key is for"]);
 }
+
+#[test]
+fn an_exchanged_invoice_is_not_paid() {
+    let victim = Victim::new();
+    let host = victim.place.start(&[("NEXUS_FAULT", "after:append:invoiced")]);
+    let friend = Friend::new(&victim.place.relay());
+    let mention = friend.send(1, &victim.hex, "Hello");
+    assert!(host.says("fault reached", 30));
+    host.kill();
+    // Bound to the job in the journal, which the database cannot forge; the row is changed to pay somebody else more.
+    let changed = victim.execute(
+        "UPDATE payment SET bolt11 = 'lnbcrt1stolen', amount_msat = amount_msat * 40, max_fee_msat = 900000, \
+         step = 'job:other:0' WHERE state = 'reserved'",
+    );
+    assert_eq!(changed, 1);
+    let host = victim.place.start(&[]);
+    friend.answer(1, &victim.hex, Some(&mention));
+    let balance = victim.place.ok(&["agent", "balance", "ada"])["balance_sats"].as_i64().unwrap();
+    assert_eq!(balance, 10_000 - 2 * 11, "two jobs at 10 sats and 1 sat of fee");
+    drop(host);
+}

@@ -43,7 +43,8 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static
             };
             let stimulus = Stimulus {
                 trigger: item.trigger,
-                sender: if item.class == Class::Manual { Some(opened.owner) } else { None },
+                // Sealed to the agent by anyone who knows its inbox recipient: no proof of who wrote it.
+                sender: None,
                 event_id: None,
                 event_kind: None,
                 root_id: None,

@@ -31,9 +31,10 @@ pub fn label(index: usize) -> String {
 /// Memory is shown only when everyone who wrote is known to the policy: a stranger must not talk it out of the
 /// agent. A clear request leaves out memory, private messages and goals, whoever wrote.
 pub fn prompt(thinker: &Thinker<'_>, trigger: Trigger, stimuli: &[Stimulus], encrypted: bool, now: UnixMs) -> Prompt {
-    let trusted = stimuli
-        .iter()
-        .all(|stimulus| stimulus.sender.is_none_or(|sender| thinker.policy.knows(&sender, &thinker.owner)));
+    let trusted = stimuli.iter().all(|stimulus| match stimulus.sender {
+        Some(sender) => thinker.policy.knows(&sender, &thinker.owner),
+        None => stimulus.text.is_empty(),
+    });
     let state = thinker.state;
     let goals =
         state.goals.iter().map(|goal| PromptGoal { text: goal.text.clone(), done: goal.done, note: goal.note.clone() });
@@ -108,6 +109,8 @@ mod tests {
         assert_eq!(from(&[stimulus(OWNER, Trigger::Dm)], true).memory.len(), 1);
         let mixed = [stimulus(OWNER, Trigger::Dm), stimulus(STRANGER, Trigger::Mention)];
         assert!(from(&mixed, true).memory.is_empty());
+        let unsigned = Stimulus { sender: None, ..stimulus(OWNER, Trigger::Manual) };
+        assert!(from(&[unsigned], true).memory.is_empty(), "words that nobody signed are a stranger's");
         let clear = from(&mixed, false);
         assert!(clear.goals.is_empty() && clear.persona.is_empty() && clear.memory.is_empty());
         assert_eq!(clear.messages.len(), 1);

@@ -285,7 +285,7 @@ async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(),
     }
     side.push(Side::InsertPayment(NewPayment {
         hash: bill.hash,
-        step: format!("job:{}:{}", run.id, request.attempt),
+        step: step(run, request.attempt),
         purpose: "inference".into(),
         bolt11: bill.bolt11.clone(),
         amount: bill.amount,
@@ -308,6 +308,11 @@ async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(),
     }
 }
 
+/// The payable step that a job is.
+fn step(run: &Run<'_>, attempt: u8) -> String {
+    format!("job:{}:{attempt}", run.id)
+}
+
 /// Pays the bound invoice: dispatch once journaled, or look up what became of a dispatch.
 async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) -> Result<(), TurnError> {
     let host = run.pen.host;
@@ -317,6 +322,10 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
         return Err(TurnError::parked("payment_missing", text, 60_000));
     };
     let attempt = request.attempt;
+    // What is paid is what the journal says, which only this agent's worker could write; the row only says how far.
+    payment.step = step(run, attempt);
+    payment.bolt11.clone_from(&bill.bolt11);
+    (payment.amount, payment.max_fee, payment.expires_at) = (bill.amount, bill.max_fee, bill.expires_at);
     if !dispatched {
         if run.pen.now().plus_ms(nexus_core::payment::EXPIRY_MARGIN_MS) >= bill.expires_at {
             let sides = settle_sides(&payment, PaymentState::Canceled, payment.state, Msat::ZERO, run.pen.now());
