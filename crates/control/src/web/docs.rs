@@ -192,12 +192,18 @@ fn errors(out: &mut String) {
 
 fn paragraphs(out: &mut String, source: &str) {
     for paragraph in source.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
-        let _ = write!(out, "<p>{}</p>", escape(paragraph));
+        let _ = write!(out, "<p>{}</p>", words(paragraph));
     }
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map(escape).unwrap_or_default()
+    value.as_str().map(words).unwrap_or_default()
+}
+
+/// Escaped, with what stands between backticks as code.
+fn words(source: &str) -> String {
+    let parts = source.split('`').enumerate();
+    parts.map(|(n, part)| if n % 2 == 1 { format!("<code>{}</code>", escape(part)) } else { escape(part) }).collect()
 }
 
 fn escape(source: &str) -> String {
@@ -225,14 +231,14 @@ mod tests {
         let document = json!({
             "info": {"version": "1", "description": "<script>"},
             "paths": {"/v1/<x>": {"get": {
-                "summary": "a & b",
+                "summary": "a & b, `<c>`",
                 "responses": {"200": {"description": "ok", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Node"}}}}}
             }}},
             "components": {"schemas": {"Node": {"type": "object", "properties": {"next": {"$ref": "#/components/schemas/Node"}}}}}
         });
         let html = render(&document);
         assert!(!html.contains("<script"));
-        assert!(html.contains("a &amp; b") && html.contains("/v1/&lt;x&gt;"));
+        assert!(html.contains("a &amp; b, <code>&lt;c&gt;</code>") && html.contains("/v1/&lt;x&gt;"));
         assert!(html.contains("Open to everyone"));
         assert!(html.contains("id=\"rate_limited\""));
     }
