@@ -1,6 +1,7 @@
 //! The `nexus` program: reads what was typed, wires the parts, and lets them do the work.
 
 mod ambient;
+mod bench;
 mod cli;
 mod command;
 mod config;
@@ -58,7 +59,7 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
         Command::Token(command) => command::token::run(command, &global, output).await,
         Command::Pool => command::pool::run(&global, output).await,
         Command::Completions { shell } => command::completions::run(shell),
-        Command::Bench(_) => command::not_yet("bench", "`cargo test` runs the tests that there are"),
+        Command::Bench(command) => bench::run(command, output).await,
         Command::Control(_) => command::not_yet("control", "`nexus dev` runs the control plane with everything else"),
         Command::Worker(_) => command::not_yet("worker", "`nexus dev` runs a worker with everything else"),
         Command::Relay(_) => command::not_yet("relay", "`nexus dev` runs the inbox relay with everything else"),

@@ -23,7 +23,8 @@ const BEGIN: &str = "INSERT INTO tick (tick_id, npub, cause, status, generation,
     VALUES (?1, ?2, 'heartbeat', 'open', 1, ?3, 0, '[]', '[]')";
 const RECORD: &str = "INSERT INTO journal (tick_id, seq, generation, kind, version, idem_class, digest, blob)
     VALUES (?1, ?2, 1, ?3, 1, ?4, ?5, ?6)";
-const EVENT: &str = "INSERT INTO event (npub, seq, at, body, sealed, hash, relayed) VALUES (?1, ?2, ?3, ?4, NULL, ?5, 0)";
+const EVENT: &str =
+    "INSERT INTO event (npub, seq, at, body, sealed, hash, relayed) VALUES (?1, ?2, ?3, ?4, NULL, ?5, 0)";
 const NUMBER: &str = "UPDATE agent SET event_seq = ?2, event_head = ?3 WHERE npub = ?1";
 const CLOSE: &str = "UPDATE tick SET status = 'completed', ended_at = ?2, cost_msat = 1000 WHERE tick_id = ?1";
 const STATE: &str = "UPDATE agent_state SET version = ?2, generation = 1, blob = ?3, at = ?4 WHERE npub = ?1";

@@ -14,6 +14,7 @@ use nexus_store::placement::{self, Term};
 use nexus_store::worker::{self, NewWorker};
 use nexus_store::{Audit, Fence, Store};
 use nexus_vault::DataKey;
+use tokio::task::JoinSet;
 
 use super::World;
 use super::shape::STATE_BYTES;
@@ -58,8 +59,14 @@ impl Host {
         let (owner, fence) = found(world, &store, count).await?;
         let mut agents = Vec::with_capacity(count);
         while agents.len() < count {
-            let more = (agents.len()..count.min(agents.len() + AT_ONCE)).map(|n| make(world, &store, owner, n));
-            agents.extend(futures::future::try_join_all(more).await.context("making agents")?);
+            let mut more = JoinSet::new();
+            for n in agents.len()..count.min(agents.len() + AT_ONCE) {
+                let (world, store) = (world.clone(), store.clone());
+                more.spawn(async move { make(&world, &store, owner, n).await });
+            }
+            while let Some(made) = more.join_next().await {
+                agents.push(made?.context("making agents")?);
+            }
         }
         tracing::debug!(count, elapsed_ms = world.clock.now().0 - now.0, "agents made");
         Ok(Self { world: world.clone(), store, path, fence, agents })

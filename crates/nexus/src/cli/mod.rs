@@ -12,7 +12,7 @@ pub use agent::{
     AgentCommand, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, FundArgs, PolicyArgs, StopArgs, TickArgs,
     TicksArgs,
 };
-pub use host::{BenchCommand, DevArgs, DevnetArgs, DoctorArgs, ProviderArgs};
+pub use host::{BenchArgs, BenchCommand, DevArgs, DevnetArgs, DoctorArgs, ProviderArgs};
 pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
 
 /// Hosts sovereign AI agents: a Nostr identity and a Lightning wallet each, thinking around the clock.
@@ -191,7 +191,7 @@ mod tests {
             "doctor --json",
             "config",
             "config --sources",
-            "bench ticks",
+            "bench ticks --agents 8 --seconds 3 --data-dir /d --json",
             "bench ceiling",
             "bench wake",
             "sim --seed 7",
