@@ -3,6 +3,8 @@
 //! A backend is brought in as a [`Bench`]: two accounts, a way to kill and revive it, and, where it can be made to, a way
 //! to go wrong on request. Each function is a test of its own; [`all`] runs them one after another.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The development network against the suite for all drivers, with its server restarted midway.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;

@@ -1,5 +1,7 @@
 //! The development network as its users meet it: several processes, crashes, strangers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

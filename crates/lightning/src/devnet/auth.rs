@@ -24,14 +24,20 @@ pub(super) struct Signed<T> {
 
 type Seen = (Party, u128);
 
+#[derive(Default)]
+struct Nonces {
+    seen: HashSet<Seen>,
+    until: VecDeque<(UnixMs, Seen)>,
+}
+
 /// The requests seen lately.
 #[derive(Default)]
-pub(super) struct Replay(Mutex<(HashSet<Seen>, VecDeque<(UnixMs, Seen)>)>);
+pub(super) struct Replay(Mutex<Nonces>);
 
 impl Replay {
     fn first_time(&self, seen: Seen, now: UnixMs) -> Result<(), Problem> {
         let mut guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (set, order) = &mut *guard;
+        let Nonces { seen: set, until: order } = &mut *guard;
         while let Some((until, old)) = order.front()
             && *until < now
         {
