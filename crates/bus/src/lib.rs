@@ -2,8 +2,13 @@
 //!
 //! A message says where to look, never what is there: it may be lost, repeated or forged without harm. Whoever
 //! receives one reads the database; whoever receives none looks there on a timer anyway.
+//!
+//! [`LocalBus`] serves the parts of one process, [`NatsBus`] those of a fleet. Both pass the same tests.
 
+mod health;
 mod local;
+mod nats;
+mod wire;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +17,9 @@ use std::sync::Arc;
 use nexus_core::{Npub, WorkerId};
 use serde::{Deserialize, Serialize};
 
+pub use health::BusHealth;
 pub use local::LocalBus;
+pub use nats::{NatsBus, NatsConfig, NatsError};
 
 /// Where to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,11 +35,35 @@ pub enum Wake {
     Reconcile,
 }
 
+impl Wake {
+    pub const fn topic(&self) -> Topic {
+        match self {
+            Self::Agent { .. } => Topic::Agent,
+            Self::Event { .. } => Topic::Event,
+            Self::Worker { .. } => Topic::Worker,
+            Self::Reconcile => Topic::Reconcile,
+        }
+    }
+}
+
+/// The kinds of wakes, so that a process may ask its server for those alone that it acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Topic {
+    Agent,
+    Event,
+    Worker,
+    Reconcile,
+}
+
+impl Topic {
+    pub const ALL: &[Self] = &[Self::Agent, Self::Event, Self::Worker, Self::Reconcile];
+}
+
 /// What a subscriber gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
     Wake(Wake),
-    /// This subscriber was too slow and missed some: re-read everything.
+    /// Some were missed, since this subscriber was slow or the bus was away: re-read everything.
     Lagged,
 }
 
@@ -51,6 +82,11 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Hears what is published after this call returned.
     fn subscribe(&self) -> Box<dyn Subscription>;
+
+    /// How it is doing, for readiness and metrics. Costs nothing.
+    fn health(&self) -> BusHealth {
+        BusHealth::in_process()
+    }
 }
 
 /// One listener. Its queue is bounded.

@@ -12,7 +12,7 @@ const CAPACITY: usize = 4_096;
 /// A broadcast channel. Closed for its subscribers when the last handle is dropped.
 #[derive(Debug)]
 pub struct LocalBus {
-    sender: broadcast::Sender<Wake>,
+    sender: broadcast::Sender<Heard>,
 }
 
 impl LocalBus {
@@ -29,23 +29,24 @@ impl LocalBus {
 impl Bus for LocalBus {
     fn publish(&self, wake: Wake) {
         // An error says that nobody listens, which is fine.
-        let _ = self.sender.send(wake);
+        let _ = self.sender.send(Heard::Wake(wake));
     }
 
     fn subscribe(&self) -> Box<dyn Subscription> {
-        Box::new(Local { receiver: self.sender.subscribe() })
+        Box::new(Listener { receiver: self.sender.subscribe() })
     }
 }
 
-struct Local {
-    receiver: broadcast::Receiver<Wake>,
+/// A place in a broadcast channel.
+pub(crate) struct Listener {
+    pub(crate) receiver: broadcast::Receiver<Heard>,
 }
 
-impl Subscription for Local {
+impl Subscription for Listener {
     fn recv(&mut self) -> BoxFuture<'_, Result<Heard, Closed>> {
         Box::pin(async {
             match self.receiver.recv().await {
-                Ok(wake) => Ok(Heard::Wake(wake)),
+                Ok(heard) => Ok(heard),
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
                     tracing::debug!(missed, "bus subscriber lagged");
                     Ok(Heard::Lagged)

@@ -1,6 +1,7 @@
 //! For tests only: time and randomness under control, and the real ones for tests that talk to real servers.
 
 pub mod fuzz;
+pub mod nats;
 mod time;
 
 pub use time::{ManualClock, SeededEntropy, SystemEntropy, TestClock};
