@@ -238,8 +238,7 @@ async fn prunable(store: &Store, npub: Npub, before: UnixMs, limit: u32) -> Resu
             (SELECT e.seq - 1 FROM event e WHERE e.npub = ?1 AND (e.at >= ?2 OR e.relayed = 0) ORDER BY e.seq LIMIT 1),
             a.event_seq)
         FROM agent a WHERE a.npub = ?1";
-    let span =
-        store.row(READ, sql, params![npub, before], |row| Ok((row.get::<i64>()?, row.get::<i64>()?))).await?;
+    let span = store.row(READ, sql, params![npub, before], |row| Ok((row.get::<i64>()?, row.get::<i64>()?))).await?;
     let bounded = span.map(|(pruned, until)| (pruned, until.min(pruned.saturating_add(i64::from(limit)))));
     Ok(bounded.filter(|(pruned, until)| until > pruned))
 }
