@@ -56,6 +56,11 @@ pub fn router(parts: ControlParts) -> Router {
     api::router(parts).0
 }
 
+/// Runs the reconcilers alone until `parts.stop` is cancelled: for simulation, and for a process without an API.
+pub async fn reconcile_only(parts: ControlParts) {
+    reconcile::run(Arc::new(app::App::new(parts, String::new(), String::new()))).await;
+}
+
 /// Why the control plane ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {

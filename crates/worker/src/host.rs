@@ -1,12 +1,11 @@
 //! What all turns of one worker share.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nexus_bus::{SharedBus, Wake};
 use nexus_core::{Clock, Entropy, Hash32, MonoMs, Npub, UnixMs, WorkerId};
-use nexus_nostr::RelayPool;
 use nexus_store::{Fence, Store};
 use nexus_vault::PoolIdentity;
 use tokio::sync::Notify;
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::WorkerConfig;
 use crate::faults::Faults;
 use crate::market::Market;
+use crate::relays::Relays;
 use crate::roster::Roster;
 use crate::wallet::Wallets;
 
@@ -25,7 +25,7 @@ pub struct WorkerParts {
     pub bus: SharedBus,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
-    pub relays: RelayPool,
+    pub relays: Arc<dyn Relays>,
     pub wallets: Arc<dyn Wallets>,
     pub pool: Arc<PoolIdentity>,
     pub config: WorkerConfig,
@@ -41,7 +41,7 @@ pub(crate) struct Host {
     pub bus: SharedBus,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
-    pub relays: RelayPool,
+    pub relays: Arc<dyn Relays>,
     pub wallets: Arc<dyn Wallets>,
     pub pool: Arc<PoolIdentity>,
     pub config: WorkerConfig,
@@ -53,8 +53,8 @@ pub(crate) struct Host {
     fence: Mutex<Option<Fence>>,
     beat_sent: AtomicU64,
     roster: Mutex<Roster>,
-    /// Turns under way, with what interrupts each.
-    running: Mutex<HashMap<Npub, CancellationToken>>,
+    /// Turns under way, with what interrupts each, in one order always.
+    running: Mutex<BTreeMap<Npub, CancellationToken>>,
     /// Payments that this very process sent: of these it knows whether its own request is over.
     dispatched: Mutex<HashSet<Hash32>>,
     /// Invoices of agents that may be paid any moment: looked up until they expire.
@@ -94,7 +94,7 @@ impl Host {
             fence: Mutex::new(None),
             beat_sent: AtomicU64::new(0),
             roster: Mutex::new(Roster::default()),
-            running: Mutex::new(HashMap::new()),
+            running: Mutex::new(BTreeMap::new()),
             dispatched: Mutex::new(HashSet::new()),
             watched: Mutex::new(HashMap::new()),
             senders: Mutex::new(HashMap::new()),

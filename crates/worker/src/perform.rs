@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use nexus_core::payment::{Asker, Outcome, PaymentState, conclude};
 use nexus_core::policy::judge_quote;
 use nexus_core::tick::{Bill, Effect, Failure, Record, Request, SignedEvent};
@@ -133,6 +134,7 @@ async fn publish(run: &Run<'_>, event: &SignedEvent, relays: &[String]) -> Resul
     let timeout = Duration::from_millis(run.pen.host.config.publish_timeout_ms);
     let publishing = run.pen.host.relays.publish(&event, relays, timeout);
     let reports = tokio::select! {
+        biased;
         reports = publishing => reports,
         () = run.stop.cancelled() => return Err(TurnError::Interrupted),
     };
@@ -200,10 +202,11 @@ async fn listen(
     let mut sign_of_life = false;
     loop {
         let event = tokio::select! {
-            event = updates.next_event() => event,
+            biased;
+            () = run.stop.cancelled() => return Err(TurnError::Interrupted),
+            event = updates.next() => event,
             () = &mut silence, if !sign_of_life => return Ok(None),
             () = &mut whole => return Ok(sign_of_life.then_some(Heard::Busy)),
-            () = run.stop.cancelled() => return Err(TurnError::Interrupted),
         };
         let Some(event) = event else { return Err(TurnError::Interrupted) };
         let update = job::receive_update(&event, request.event.id, &request.provider, &*signer).await;
@@ -347,6 +350,7 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
         payment.state = PaymentState::Dispatched;
         host.faults.pass(At::Before, "dispatch").await;
         let outcome = tokio::select! {
+            biased;
             outcome = send(&run.pen, &*run.wallet, &payment) => outcome,
             () = run.stop.cancelled() => {
                 // The request may be on its way: nobody here knows any more whether it is over.
@@ -402,8 +406,9 @@ async fn follow(run: &mut Run<'_>, attempt: u8, mut payment: Payment) -> Result<
             return run.append(Record::Failed { reason: Failure::PaymentUnresolved }, Vec::new()).await;
         }
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+            biased;
             () = run.stop.cancelled() => return Err(TurnError::Interrupted),
+            () = tokio::time::sleep(Duration::from_millis(pause)) => {}
         }
         pause = (pause * 2).min(2_000);
     }

@@ -10,6 +10,7 @@ use nexus_store::{agent, inbox, payment, publication};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::beat;
 use crate::error::WorkerError;
@@ -70,8 +71,9 @@ async fn take_turns(host: &Arc<Host>) {
 
 async fn permit(host: &Host, permits: &Arc<Semaphore>) -> Option<tokio::sync::OwnedSemaphorePermit> {
     tokio::select! {
-        permit = permits.clone().acquire_owned() => permit.ok(),
+        biased;
         () = host.shutdown.cancelled() => None,
+        permit = permits.clone().acquire_owned() => permit.ok(),
     }
 }
 
@@ -80,6 +82,7 @@ async fn wait(host: &Host) {
     let now = host.mono();
     let pause = host.roster().next_due().map_or(1_000, |due| due.since(now)).clamp(1, 1_000);
     tokio::select! {
+        biased;
         () = host.notify.notified() => {}
         () = tokio::time::sleep(Duration::from_millis(pause)) => {}
         () = host.shutdown.cancelled() => {}
@@ -88,11 +91,11 @@ async fn wait(host: &Host) {
 
 async fn one_turn(host: &Arc<Host>, npub: Npub, generation: Generation) {
     let stop = host.enter(npub);
-    // A task of its own, so that a panic ends this turn and nothing else.
-    let turn = tokio::spawn({
+    // A task of its own, so that a panic ends this turn and nothing else; it ends with this one.
+    let turn = AbortOnDropHandle::new(tokio::spawn({
         let host = host.clone();
         async move { turn::take(&host, npub, generation, &stop).await }
-    });
+    }));
     let after = match turn.await {
         Ok(after) => after,
         Err(error) => {

@@ -53,8 +53,9 @@ pub async fn run(app: Shared) {
         tokio::join!(placement::run(&app), outbox::run(&app), housekeeping::run(&app));
     };
     tokio::select! {
-        () = loops => {}
+        biased;
         () = app.stop.cancelled() => {}
+        () = loops => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! Agents that should run get a worker that lives. One reconciler at a time: the one that holds the term.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -219,7 +219,7 @@ impl<'a> Reconciler<'a> {
 
     async fn carry_out(&self, term: Term, plan: &Plan) -> Result<(), StoreError> {
         all(plan.steps.iter().map(|step| self.place(term, step).boxed()).collect()).await?;
-        let targets: HashSet<WorkerId> = plan.steps.iter().map(|step| step.to).collect();
+        let targets: BTreeSet<WorkerId> = plan.steps.iter().map(|step| step.to).collect();
         for id in targets {
             self.app.bus.publish(Wake::Worker { id });
         }

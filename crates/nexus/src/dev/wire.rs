@@ -173,7 +173,7 @@ pub fn worker(host: &Host) -> impl Future<Output = anyhow::Result<()>> + use<> {
         bus: host.bus.clone(),
         clock: host.clock.clone(),
         entropy: host.entropy.clone(),
-        relays: relays.clone(),
+        relays: Arc::new(relays.clone()),
         wallets: Arc::new(DevWallets(host.devnet.clone())),
         pool: host.keys.identity.clone(),
         config: host.config.worker.to_worker(&host.config.lifecycle, &host.relay_url),

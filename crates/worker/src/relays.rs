@@ -1,0 +1,47 @@
+//! What a worker asks of relays, so that a simulation can stand in for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use nexus_nostr::relay_pool::Interest;
+use nexus_nostr::{Published, RelayPool};
+use nostr::event::Event;
+
+/// Relays as a worker uses them. Events that come out were verified: id, signature, and that they were asked for.
+pub trait Relays: Send + Sync + 'static {
+    /// Publishes to each relay and waits for their answers, at most `limit`: one report for each distinct relay.
+    fn publish<'a>(&'a self, event: &'a Event, relays: &'a [String], limit: Duration)
+    -> BoxFuture<'a, Vec<Published>>;
+
+    /// Stored events, then live ones, until the stream is dropped. It ends when the relays are shut down.
+    fn subscribe(&self, interest: Interest) -> BoxStream<'static, Arc<Event>>;
+
+    /// Asks once, at most for `limit`; newest first.
+    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Vec<Arc<Event>>>;
+}
+
+impl Relays for RelayPool {
+    fn publish<'a>(
+        &'a self,
+        event: &'a Event,
+        relays: &'a [String],
+        limit: Duration,
+    ) -> BoxFuture<'a, Vec<Published>> {
+        Self::publish(self, event, relays, limit).boxed()
+    }
+
+    fn subscribe(&self, interest: Interest) -> BoxStream<'static, Arc<Event>> {
+        let subscription = Self::subscribe(self, interest);
+        let next = |mut subscription: nexus_nostr::Subscription| async move {
+            subscription.next_event().await.map(|event| (event, subscription))
+        };
+        stream::unfold(subscription, next).boxed()
+    }
+
+    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Vec<Arc<Event>>> {
+        Self::fetch(self, interest, limit).boxed()
+    }
+}
