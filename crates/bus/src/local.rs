@@ -56,36 +56,3 @@ impl Subscription for Listener {
         })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use nexus_core::Npub;
-
-    const AGENT: Npub = Npub::from_bytes([1; 32]);
-
-    #[tokio::test]
-    async fn everyone_hears_what_comes_after_they_joined() {
-        let bus = LocalBus::new();
-        bus.publish(Wake::Reconcile);
-        let (mut first, mut second) = (bus.subscribe(), bus.subscribe());
-        bus.publish(Wake::Event { npub: AGENT, seq: 7 });
-        for listener in [&mut first, &mut second] {
-            assert_eq!(listener.recv().await, Ok(Heard::Wake(Wake::Event { npub: AGENT, seq: 7 })));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_slow_listener_is_told_to_reread_and_goes_on() {
-        let bus = LocalBus::with_capacity(2);
-        let mut slow = bus.subscribe();
-        for seq in 1..=5 {
-            bus.publish(Wake::Event { npub: AGENT, seq });
-        }
-        assert_eq!(slow.recv().await, Ok(Heard::Lagged));
-        assert_eq!(slow.recv().await, Ok(Heard::Wake(Wake::Event { npub: AGENT, seq: 4 })));
-        assert_eq!(slow.recv().await, Ok(Heard::Wake(Wake::Event { npub: AGENT, seq: 5 })));
-        drop(bus);
-        assert_eq!(slow.recv().await, Err(Closed));
-    }
-}

@@ -90,6 +90,22 @@ impl NatsServer {
         }
     }
 
+    /// SIGSTOP: the connections stay, nothing answers.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.pid().expect("the server runs").to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().expect("runs kill");
+        assert!(status.success(), "kill -s {name} {pid}: {status}");
+    }
+
     /// On the same port, with nothing remembered. The port may have been lent to some connection meanwhile, so this
     /// takes a while at worst.
     pub fn start_again(&mut self) {

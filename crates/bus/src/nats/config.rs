@@ -19,9 +19,7 @@ const MAX_FILE: u64 = 256 * 1024;
 /// Messages that wait inside the connection.
 const IN_CONNECTION: usize = 256;
 /// Messages of one subject that wait to be looked at. They may be of any size that the server lets through.
-const TO_READ: usize = 1_024;
-/// A connection on which two of these go unanswered is given up.
-const PING: Duration = Duration::from_secs(5);
+const TO_READ: usize = 8_192;
 
 /// How a NATS server (2.9 or later) is reached. At most one of `credentials_file`, `user` and `token_file`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +47,8 @@ pub struct NatsConfig {
     pub token_file: Option<PathBuf>,
     /// How long one address may take to answer.
     pub connect_timeout_ms: u64,
+    /// A connection on which two pings in a row go unanswered is given up.
+    pub ping_interval_ms: u64,
     /// Longest pause between two tries.
     pub reconnect_max_ms: u64,
     /// Wakes that wait while the server is away; what comes on top is dropped and counted.
@@ -70,6 +70,7 @@ impl Default for NatsConfig {
             password_file: None,
             token_file: None,
             connect_timeout_ms: 2_000,
+            ping_interval_ms: 5_000,
             reconnect_max_ms: 5_000,
             queue: 4_096,
         }
@@ -127,11 +128,13 @@ impl NatsConfig {
     }
 
     fn check_numbers(&self) -> Result<(), NatsError> {
-        if !(100..=60_000).contains(&self.connect_timeout_ms) {
-            return refuse("connect_timeout_ms", "100 to 60000");
-        }
-        if !(100..=60_000).contains(&self.reconnect_max_ms) {
-            return refuse("reconnect_max_ms", "100 to 60000");
+        let times = [
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("ping_interval_ms", self.ping_interval_ms),
+            ("reconnect_max_ms", self.reconnect_max_ms),
+        ];
+        if let Some((key, _)) = times.into_iter().find(|(_, ms)| !(100..=60_000).contains(ms)) {
+            return refuse(key, "100 to 60000");
         }
         if !(1..=MAX_QUEUE).contains(&self.queue) {
             return refuse("queue", format!("1 to {MAX_QUEUE}"));
@@ -166,7 +169,7 @@ impl NatsConfig {
             .name(&self.name)
             .require_tls(self.needs_tls(&addresses))
             .connection_timeout(Duration::from_millis(self.connect_timeout_ms))
-            .ping_interval(PING)
+            .ping_interval(Duration::from_millis(self.ping_interval_ms))
             .client_capacity(IN_CONNECTION)
             .subscription_capacity(TO_READ)
             // One look at each address: pauses and further tries are the caller's.
@@ -199,7 +202,7 @@ impl NatsConfig {
             return Ok(options.token(secret("token_file", path)?.to_string()));
         }
         let Some(path) = &self.credentials_file else { return Ok(options) };
-        let text = secret("credentials_file", path)?;
+        let text = read("credentials_file", path)?;
         // The parser's own words might quote the file.
         options
             .credentials(&text)
@@ -252,4 +255,24 @@ fn pem(key: &'static str, path: &Path, kind: &str) -> Result<(), NatsError> {
         return Ok(());
     }
     refuse(key, "the file is not PEM, or has something else in it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_is_for_this_machine_or_by_order() {
+        let needs = |urls: &[&str], tls_required| {
+            let urls = urls.iter().map(|url| (*url).to_owned()).collect();
+            let config = NatsConfig { urls, tls_required, ..NatsConfig::default() };
+            config.needs_tls(&config.addresses().unwrap())
+        };
+        let local = ["nats://127.0.0.1:4222", "nats://[::1]", "nats://localhost:4223"];
+        assert!(!needs(&local, None));
+        assert!(needs(&local, Some(true)));
+        assert!(needs(&["nats://127.0.0.1:4222", "nats://nats.example:4222"], None));
+        assert!(needs(&["nats://127.0.0.1.example"], None));
+        assert!(!needs(&["nats://nats.example:4222"], Some(false)));
+    }
 }

@@ -310,8 +310,9 @@ impl Reader<'_> {
     fn flows(&mut self) {
         self.unanswered = None;
         self.flowed = true;
-        self.state.up();
+        // In this order: whoever subscribes once the bus is called connected has missed nothing.
         let _ = self.heard.send(Heard::Lagged);
+        self.state.up();
     }
 }
 

@@ -1,0 +1,9 @@
+//! What a bus does, shown on each bus that there is; then what only one with a server must do.
+
+mod access;
+mod cut;
+mod every;
+mod follower;
+mod rig;
+mod server;
+mod settings;
