@@ -402,3 +402,6 @@ fn read_marker(connection: &Connection) -> rusqlite::Result<i64> {
 fn write_marker(connection: &Connection, marker: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("UPDATE commit_marker SET value = ?1 WHERE id = 1")?.execute([marker]).map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! Events: numbers without gaps, a chain that shows every change, an outbox that forgets nothing.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod common;
+#[path = "common/suite.rs"]
+mod suite;
 
-use common::{ALICE, BOB, Kind, NOW, World, path, suite};
+use common::{ALICE, BOB, Kind, NOW, World, path};
 use nexus_core::event::EventBody;
 use nexus_store::event::{self, Chain, NewEvent};
 use nexus_store::{Conflict, agent};
@@ -125,7 +128,7 @@ fn restore(connection: &rusqlite::Connection, events: &[event::StoredEvent]) {
         .unwrap();
 }
 
-suite!(numbers_have_no_gaps_and_resume_anywhere, the_outbox_is_a_flag, pruning_keeps_the_chain, tampering_shows,);
+suite::suite!(numbers_have_no_gaps_and_resume_anywhere, the_outbox_is_a_flag, pruning_keeps_the_chain, tampering_shows,);
 
 /// Many writers at once: still no gap, and the chain holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

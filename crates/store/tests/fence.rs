@@ -1,11 +1,14 @@
 //! A stale generation or a stale incarnation changes nothing durable, on any path of a worker.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod common;
+#[path = "common/suite.rs"]
+mod suite;
 
 use std::future::Future;
 use std::pin::Pin;
 
-use common::{ALICE, BOB, Kind, NOW, World, dump, new_payment, record, started, suite, tick_id};
+use common::{ALICE, BOB, Kind, NOW, World, dump, new_payment, record, started, tick_id};
 use nexus_core::budget::Window;
 use nexus_core::payment::PaymentState;
 use nexus_core::trigger::Trigger;
@@ -207,7 +210,7 @@ async fn every_path_works_under_a_live_fence(world: World) {
     assert!(tick::open(&world.store, ALICE).await.unwrap().is_none(), "committed");
 }
 
-suite!(
+suite::suite!(
     a_stale_generation_changes_nothing,
     a_stale_incarnation_changes_nothing,
     a_dead_worker_changes_nothing,

@@ -1,8 +1,11 @@
 //! The inbox: bounded, deduplicated, and acknowledged only when stored.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod common;
+#[path = "common/suite.rs"]
+mod suite;
 
-use common::{ALICE, Kind, NOW, World, suite};
+use common::{ALICE, Kind, NOW, World};
 use nexus_core::Npub;
 use nexus_core::trigger::Trigger;
 use nexus_store::inbox::{self, MAX_BYTES, MAX_ROWS, NewItem, Put};
@@ -88,7 +91,7 @@ async fn old_handled_rows_are_forgotten(world: World) {
     assert_eq!(inbox::level(store, ALICE).await.unwrap().0, 4, "waiting rows are never purged");
 }
 
-suite!(
+suite::suite!(
     rows_are_bounded,
     bytes_are_bounded,
     classes_are_namespaces,

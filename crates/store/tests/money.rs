@@ -1,8 +1,11 @@
 //! Budgets and payments: limits hold, one intent for each step, no arrow that the machine does not have.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod common;
+#[path = "common/suite.rs"]
+mod suite;
 
-use common::{ALICE, Kind, NOW, World, new_payment, suite, tick_id};
+use common::{ALICE, Kind, NOW, World, new_payment, tick_id};
 use nexus_core::budget::{Counter, Window};
 use nexus_core::payment::PaymentState::{self, *};
 use nexus_core::{Hash32, Msat};
@@ -147,7 +150,7 @@ async fn windows_are_forgotten_when_nothing_holds(world: World) {
     assert_eq!(payment::purge_windows(&world.store, ALICE, 2).await.unwrap(), 2);
 }
 
-suite!(
+suite::suite!(
     a_payment_from_hold_to_settlement,
     one_intent_for_each_step_and_hash,
     only_the_machines_arrows,

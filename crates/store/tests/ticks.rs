@@ -1,8 +1,11 @@
 //! The life of a tick in the store.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod common;
+#[path = "common/suite.rs"]
+mod suite;
 
-use common::{ALICE, BOB, Kind, NOW, World, record, started, suite, tick_id};
+use common::{ALICE, BOB, Kind, NOW, World, record, started, tick_id};
 use nexus_core::trigger::Trigger;
 use nexus_core::{Msat, TickId};
 use nexus_store::inbox::{self, NewItem, Put};
@@ -127,7 +130,7 @@ async fn an_open_tick_survives_a_restart(world: World) {
     assert_eq!((skipped.status, skipped.reason.as_deref()), (TickStatus::Skipped, Some("busy")));
 }
 
-suite!(
+suite::suite!(
     a_tick_from_trigger_to_commit,
     a_commit_happens_once,
     one_open_tick_and_one_claim,

@@ -229,16 +229,3 @@ pub fn dump(world: &World) -> String {
     }
     text
 }
-
-/// The same tests over both executors.
-macro_rules! suite {
-    ($($name:ident),+ $(,)?) => {
-        mod on_threads {
-            $(#[tokio::test] async fn $name() { super::$name(super::World::new(super::Kind::Thread).await).await })+
-        }
-        mod inline {
-            $(#[tokio::test] async fn $name() { super::$name(super::World::new(super::Kind::Inline).await).await })+
-        }
-    };
-}
-pub(crate) use suite;
