@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::placement::Failover;
 use crate::trigger::Trigger;
 
 /// Longest name, in characters.
@@ -45,7 +46,10 @@ pub struct AgentConfig {
     /// Relays to write to and read from, beside the host's own inbox relay. At most 16.
     pub relays: Vec<String>,
     pub labels: BTreeMap<String, String>,
+    /// Its home: where it runs while a worker lives there.
     pub region: Option<String>,
+    /// What becomes of it while none does.
+    pub failover: Failover,
     /// Triggers taken from one sender in a minute.
     pub sender_rate_per_minute: u32,
     /// Ticks in an hour, whatever wakes them.
@@ -64,6 +68,7 @@ impl Default for AgentConfig {
             relays: Vec::new(),
             labels: BTreeMap::new(),
             region: None,
+            failover: Failover::default(),
             sender_rate_per_minute: 5,
             ticks_per_hour: 60,
             about: String::new(),

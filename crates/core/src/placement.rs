@@ -3,12 +3,20 @@
 //! Whoever carries the plan out does so by compare-and-set and chooses nothing: a step whose agent has changed
 //! meanwhile falls away, and the next snapshot shows it again.
 
+mod improve;
+mod scale;
+mod wait;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Generation, Npub, WorkerId};
 use crate::status::Purpose;
+
+pub use improve::{Surplus, improve, surplus};
+pub use scale::{Need, Scale, ScaleRules, scale};
+pub use wait::Waiting;
 
 /// Steps of one plan. More agents than this wait for the next snapshot.
 pub const MAX_STEPS: usize = 1_000;
@@ -74,40 +82,6 @@ pub struct Step {
     pub purpose: Purpose,
 }
 
-/// Why an agent gets no worker now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Waiting {
-    /// No live worker of its pool.
-    NoWorker,
-    /// Its region has none and it may not leave.
-    NoRegion,
-    /// The only live workers are too old for its state.
-    TooOld,
-    /// All are full.
-    NoCapacity,
-}
-
-impl Waiting {
-    /// The reason in words, as an owner reads it.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::NoWorker => "no live worker in this agent's pool; it is placed as soon as one appears",
-            Self::NoRegion => "no live worker in this agent's home region, and it may not run elsewhere",
-            Self::TooOld => "the live workers are older than this agent's state; it waits for an upgraded one",
-            Self::NoCapacity => "every live worker is full; it is placed as soon as there is room",
-        }
-    }
-
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::NoWorker => "no_worker",
-            Self::NoRegion => "no_worker_in_region",
-            Self::TooOld => "workers_too_old",
-            Self::NoCapacity => "no_capacity",
-        }
-    }
-}
-
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Step>,
@@ -167,7 +141,19 @@ impl Room<'_> {
 }
 
 fn choose(agent: &AgentView, rooms: &BTreeMap<WorkerId, Room<'_>>) -> Result<WorkerId, Waiting> {
-    let mut fit: Vec<&Room<'_>> = rooms.values().filter(|room| room.worker.pool == agent.pool).collect();
+    let fit = fitting(agent, rooms.values())?;
+    if let Some(sticky) = fit.iter().find(|room| Some(room.worker.id) == agent.last) {
+        return Ok(sticky.worker.id);
+    }
+    fit.iter().min_by(|a, b| a.emptier(b)).map(|room| room.worker.id).ok_or(Waiting::NoCapacity)
+}
+
+/// Workers that may have this agent and have room: those at home as long as any lives there.
+fn fitting<'r, 'w: 'r>(
+    agent: &AgentView,
+    rooms: impl Iterator<Item = &'r Room<'w>>,
+) -> Result<Vec<&'r Room<'w>>, Waiting> {
+    let mut fit: Vec<&Room<'_>> = rooms.filter(|room| room.worker.pool == agent.pool).collect();
     if fit.is_empty() {
         return Err(Waiting::NoWorker);
     }
@@ -184,10 +170,7 @@ fn choose(agent: &AgentView, rooms: &BTreeMap<WorkerId, Room<'_>>) -> Result<Wor
         return Err(Waiting::TooOld);
     }
     fit.retain(|room| room.has_room());
-    if let Some(sticky) = fit.iter().find(|room| Some(room.worker.id) == agent.last) {
-        return Ok(sticky.worker.id);
-    }
-    fit.iter().min_by(|a, b| a.emptier(b)).map(|room| room.worker.id).ok_or(Waiting::NoCapacity)
+    Ok(fit)
 }
 
 #[cfg(test)]
@@ -196,11 +179,11 @@ mod tests {
     use crate::time::UnixMs;
     use proptest::prelude::*;
 
-    fn worker_id(n: u8) -> WorkerId {
+    pub(super) fn worker_id(n: u8) -> WorkerId {
         WorkerId::new(UnixMs(1_000), [n; 10])
     }
 
-    fn workers() -> impl Strategy<Value = Vec<WorkerView>> {
+    pub(super) fn workers() -> impl Strategy<Value = Vec<WorkerView>> {
         let one = (0_u8..2, 0_u8..2, 0_u32..6, 0_u32..8, 1_u32..3, prop::bool::weighted(0.2));
         prop::collection::vec(one, 0..6).prop_map(|all| {
             let view = |(n, (region, pool, capacity, load, version, draining))| WorkerView {
@@ -216,7 +199,7 @@ mod tests {
         })
     }
 
-    fn agents() -> impl Strategy<Value = Vec<AgentView>> {
+    pub(super) fn agents() -> impl Strategy<Value = Vec<AgentView>> {
         let one =
             (prop::option::of(0_u8..3), 0_u8..2, prop::option::of(0_u8..7), any::<bool>(), any::<bool>(), 1_u32..3);
         prop::collection::vec(one, 0..20).prop_map(|all| {
@@ -238,7 +221,7 @@ mod tests {
         })
     }
 
-    fn fits(agent: &AgentView, worker: &WorkerView, all: &[WorkerView]) -> bool {
+    pub(super) fn fits(agent: &AgentView, worker: &WorkerView, all: &[WorkerView]) -> bool {
         let home_lives = |home: &String| all.iter().any(|w| !w.draining && w.pool == agent.pool && w.region == *home);
         let region = agent
             .region
