@@ -271,6 +271,7 @@ impl Job {
 
 /// What to do now. The first four are effects: performed at one boundary, under a live fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one exists at a time, and it is taken apart at once")]
 pub enum Step {
     /// Pick a provider not tried yet, sign a request, append [`Record::Requested`]. Nothing leaves.
     Prepare {

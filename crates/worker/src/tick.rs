@@ -79,6 +79,7 @@ fn sealed_record(
 }
 
 /// Begins a tick: its row, its inbox rows, its first record and `tick_started`, in one batch.
+#[expect(clippy::too_many_arguments, reason = "all that a tick is made of")]
 pub(crate) async fn begin<'a>(
     pen: Pen<'a>,
     agent: &'a Agent,

@@ -271,10 +271,10 @@ async fn gate(
     let now = host.now();
     let today = Window::day_of(now);
     let day = payment::counter(&host.store, pen.npub, today).await?;
-    if let Window::Day(number) = today {
-        if let Err(found) = believe(day.settled, opened.state.spent_on(number)) {
-            return Err(TurnError::parked("budget_tampered", found.to_string(), 60_000));
-        }
+    if let Window::Day(number) = today
+        && let Err(found) = believe(day.settled, opened.state.spent_on(number))
+    {
+        return Err(TurnError::parked("budget_tampered", found.to_string(), 60_000));
     }
     let network = host.wallets.network();
     let relays = profile::relays(host, agent);
