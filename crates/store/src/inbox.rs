@@ -137,9 +137,10 @@ pub async fn level(store: &Store, npub: Npub) -> Result<(i64, i64)> {
 
 /// Agents of this worker that have unclaimed rows, for when the bus lost a message.
 pub async fn waiting(store: &Store, fence: Fence, limit: u32) -> Result<Vec<Npub>> {
-    let sql = "SELECT a.npub FROM agent a WHERE a.worker_id = ?1
-          AND EXISTS (SELECT 1 FROM inbox i WHERE i.npub = a.npub AND i.handled = 0 AND i.tick_id IS NULL)
-        ORDER BY a.npub LIMIT ?2";
+    // Rows that wait are few, agents many: a cross join is walked as it is written.
+    let sql = "SELECT DISTINCT i.npub FROM inbox i CROSS JOIN agent a
+        WHERE i.handled = 0 AND i.tick_id IS NULL AND a.npub = i.npub AND a.worker_id = ?1
+        ORDER BY i.npub LIMIT ?2";
     store.rows("find waiting inboxes", sql, params![fence.worker, limit], |row| row.get()).await
 }
 

@@ -34,6 +34,7 @@ pub mod provider;
 pub mod publication;
 pub mod relay_event;
 pub mod replay;
+pub mod rest;
 pub mod side;
 pub mod tick;
 pub mod token;

@@ -96,9 +96,10 @@ pub async fn open(store: &Store, npub: Npub) -> Result<Vec<Payment>> {
 
 /// Agents of this worker with unresolved payments.
 pub async fn agents_unresolved(store: &Store, fence: Fence, limit: u32) -> Result<Vec<Npub>> {
-    let sql = "SELECT a.npub FROM agent a WHERE a.worker_id = ?1
-          AND EXISTS (SELECT 1 FROM payment p WHERE p.npub = a.npub AND p.state IN ('dispatched', 'pending', 'unknown'))
-        ORDER BY a.npub LIMIT ?2";
+    let sql = "SELECT DISTINCT p.npub FROM payment p CROSS JOIN agent a
+        WHERE p.state IN ('reserved', 'dispatched', 'pending', 'unknown')
+            AND p.state <> 'reserved' AND a.npub = p.npub AND a.worker_id = ?1
+        ORDER BY p.npub LIMIT ?2";
     store.rows("find unresolved payments", sql, params![fence.worker, limit], |row| row.get()).await
 }
 

@@ -3,6 +3,8 @@
 //! Raising a generation locks the fence row of the agent's worker first, then compares and sets (worker, generation):
 //! a worker's transaction that is under way ends before the generation moves, and none begins after.
 
+use std::collections::BTreeSet;
+
 use nexus_core::event::EventBody;
 use nexus_core::placement::{AgentView, Failover, Step};
 use nexus_core::status::{Purpose, Reason};
@@ -18,12 +20,59 @@ use crate::{Batch, Conflict, Fence, Lock, Result, Statement, Store, Verdict};
 /// Agents of one snapshot at most; the rest waits for the next.
 pub const MAX_PAGE: u32 = 10_000;
 
+/// Steps of one transaction at most: it holds the writer for about 20 ms. Fewer than may share a revision.
+pub const MAX_STEPS: usize = 250;
+
 /// Whether the agent is still with the worker of a parameter that may be null.
 macro_rules! held_by {
     ($worker:literal) => {
         concat!("((worker_id IS NULL AND ", $worker, " IS NULL) OR worker_id = ", $worker, ")")
     };
 }
+
+macro_rules! view_columns {
+    ($needs:literal) => {
+        concat!(
+            "SELECT a.npub, a.generation, ",
+            $needs,
+            ", a.worker_id, a.last_worker_id, a.region, a.pool,
+                a.reader_version FROM agent a"
+        )
+    };
+}
+
+/// Agents with something to resolve, found from what there is to resolve: it is little, agents are many.
+macro_rules! to_resolve {
+    ($now:literal) => {
+        concat!(
+            "(SELECT npub FROM payment WHERE state IN ('dispatched', 'pending', 'unknown')
+              UNION SELECT npub FROM publication WHERE done = 0
+              UNION SELECT npub FROM wallet_request WHERE outcome IS NULL AND expires_at > ",
+            $now,
+            "
+              UNION SELECT npub FROM tick WHERE status = 'open')"
+        )
+    };
+}
+
+const SHOULD_RUN: &str = concat!(
+    view_columns!("'run'"),
+    " WHERE a.worker_id IS NULL AND a.desired = 'running' AND a.npub > ?1 ORDER BY a.npub LIMIT ?2"
+);
+const NEEDS_SERVICE: &str = concat!(
+    view_columns!("'service'"),
+    " WHERE a.npub IN ",
+    to_resolve!("?1"),
+    " AND a.worker_id IS NULL AND a.desired <> 'running'
+      ORDER BY a.npub LIMIT ?2"
+);
+const LEAVES: &str = concat!(
+    view_columns!("CASE WHEN a.desired = 'running' THEN 'run' ELSE 'service' END"),
+    " WHERE a.worker_id IN (SELECT w.worker_id FROM worker w WHERE w.draining = 1 OR w.dead = 1)
+        AND (a.desired = 'running' OR a.npub IN ",
+    to_resolve!("?1"),
+    ") LIMIT ?2"
+);
 
 /// The right to place: a number that only one reconciler holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,20 +112,25 @@ pub async fn beat_term(store: &Store, term: Term, now: UnixMs) -> Result<()> {
 /// Agents that need a worker and have none, or whose worker is draining, at most `limit`, in npub order: desired running
 /// (purpose `run`), or with unresolved payments, pending publications or a wallet request (purpose `service`).
 pub async fn unplaced(store: &Store, now: UnixMs, limit: u32) -> Result<Vec<AgentView>> {
-    let sql = "SELECT npub, generation, needs, worker_id, last_worker_id, region, pool, reader_version FROM
-            (SELECT a.npub, a.generation, a.worker_id, a.last_worker_id, a.region, a.pool, a.reader_version,
-                CASE WHEN a.desired = 'running' THEN 'run'
-                     WHEN EXISTS (SELECT 1 FROM payment p WHERE p.npub = a.npub
-                            AND p.state IN ('dispatched', 'pending', 'unknown'))
-                       OR EXISTS (SELECT 1 FROM publication p WHERE p.npub = a.npub AND p.done = 0)
-                       OR EXISTS (SELECT 1 FROM wallet_request w WHERE w.npub = a.npub
-                            AND w.outcome IS NULL AND w.expires_at > ?1)
-                       OR EXISTS (SELECT 1 FROM tick t WHERE t.npub = a.npub AND t.status = 'open') THEN 'service'
-                     ELSE 'none' END AS needs
-             FROM agent a WHERE a.worker_id IS NULL
-                OR a.worker_id IN (SELECT w.worker_id FROM worker w WHERE w.draining = 1 OR w.dead = 1)) waiting
-        WHERE needs <> 'none' ORDER BY npub LIMIT ?2";
-    store.rows("find agents to place", sql, params![now, limit.min(MAX_PAGE)], view_row).await
+    unplaced_after(store, now, None, limit).await
+}
+
+/// The same, with those that only should run taken from behind `after`: so that agents for whom there is no room keep
+/// nobody behind them from being seen. Those that need a service or leave a worker are few, and come with every page.
+pub async fn unplaced_after(store: &Store, now: UnixMs, after: Option<Npub>, limit: u32) -> Result<Vec<AgentView>> {
+    let attempted = "find agents to place";
+    let limit = limit.min(MAX_PAGE);
+    let mut found = store.rows(attempted, NEEDS_SERVICE, params![now, limit], view_row).await?;
+    if (found.len() as u32) < limit {
+        found.extend(store.rows(attempted, LEAVES, params![now, limit - found.len() as u32], view_row).await?);
+    }
+    if (found.len() as u32) < limit {
+        let after = after.map_or_else(Vec::new, |npub| npub.as_bytes().to_vec());
+        found.extend(store.rows(attempted, SHOULD_RUN, params![after, limit - found.len() as u32], view_row).await?);
+    }
+    found.sort_by_key(|view| view.npub);
+    found.dedup_by_key(|view| view.npub);
+    Ok(found)
 }
 
 /// Agents that are placed and need it no more (stopped, nothing to resolve, no open tick), in npub order.
@@ -107,35 +161,39 @@ pub async fn loads(store: &Store) -> Result<Vec<(WorkerId, u32)>> {
 /// `Conflict::NoWorker` when the worker is gone.
 pub async fn place(store: &Store, term: Term, step: &Step, now: UnixMs) -> Result<Generation> {
     let mut draft = Draft::new("place an agent");
-    let generation = Generation(step.generation.0 + 1);
     draft.push(term_holds(term));
     if let Some(from) = step.from {
         draft.lock_fence(from);
     }
-    draft.push(
-        Statement::read("SELECT 1 FROM worker WHERE worker_id = ?1 AND dead = 0 AND draining = 0", params![step.to])
-            .one_or_conflict(Conflict::NoWorker),
-    );
+    draft.push(takes_agents(step.to));
     draft.next_rev();
-    draft.push(
-        Statement::write(
-            concat!(
-                "UPDATE agent SET generation = generation + 1, prev_worker_id = worker_id, worker_id = ?4,
-                    last_worker_id = ?4, placed_incarnation = (SELECT incarnation FROM worker WHERE worker_id = ?4),
-                    placement = 'placed', purpose = CASE WHEN desired = 'running' THEN 'run' ELSE ?5 END,
-                    reason_code = NULL, reason_text = NULL, next_attempt_at = NULL, updated_at = ?6, desired_rev = ",
-                rev!(),
-                " WHERE npub = ?1 AND generation = ?2 AND ",
-                held_by!("?3")
-            ),
-            params![step.npub, step.generation, step.from, step.to, step.purpose.as_str(), now],
-        )
-        .one_or_conflict(Conflict::Version),
-    );
-    let placed = EventBody::Placed { worker: step.to, generation };
-    draft.event(step.npub, &NewEvent::new(now, placed));
+    let generation = place_step(&mut draft, step, now);
     draft.write(store).await?;
     Ok(generation)
+}
+
+/// Carries out many steps in one transaction that shares one revision, at most [`MAX_STEPS`], in npub order. All or none.
+///
+/// # Errors
+/// As [`place`]: the first step that does not hold fails them all. Then carry them out one by one.
+pub async fn place_all(store: &Store, term: Term, steps: &[Step], now: UnixMs) -> Result<()> {
+    let mut steps: Vec<&Step> = steps.iter().take(MAX_STEPS).collect();
+    steps.sort_by_key(|step| step.npub);
+    let mut draft = Draft::new("place agents");
+    draft.push(term_holds(term));
+    let from: BTreeSet<WorkerId> = steps.iter().filter_map(|step| step.from).collect();
+    for worker in from {
+        draft.lock_fence(worker);
+    }
+    let to: BTreeSet<WorkerId> = steps.iter().map(|step| step.to).collect();
+    for worker in to {
+        draft.push(takes_agents(worker));
+    }
+    draft.next_rev();
+    for step in steps {
+        place_step(&mut draft, step, now);
+    }
+    draft.write(store).await.map(|_| ())
 }
 
 /// Takes an agent off its worker at the next generation. Errors as [`place`].
@@ -227,6 +285,33 @@ fn term_holds(term: Term) -> Statement {
     Statement::read(sql, params![term.0]).lock(Lock::Share).one_or(Verdict::Stale)
 }
 
+fn takes_agents(worker: WorkerId) -> Statement {
+    let sql = "SELECT 1 FROM worker WHERE worker_id = ?1 AND dead = 0 AND draining = 0";
+    Statement::read(sql, params![worker]).one_or_conflict(Conflict::NoWorker)
+}
+
+/// The agent's move and its event. Returns the new generation.
+fn place_step(draft: &mut Draft, step: &Step, now: UnixMs) -> Generation {
+    let generation = Generation(step.generation.0 + 1);
+    draft.push(
+        Statement::write(
+            concat!(
+                "UPDATE agent SET generation = generation + 1, prev_worker_id = worker_id, worker_id = ?4,
+                    last_worker_id = ?4, placed_incarnation = (SELECT incarnation FROM worker WHERE worker_id = ?4),
+                    placement = 'placed', purpose = CASE WHEN desired = 'running' THEN 'run' ELSE ?5 END,
+                    reason_code = NULL, reason_text = NULL, next_attempt_at = NULL, updated_at = ?6, desired_rev = ",
+                rev!(),
+                " WHERE npub = ?1 AND generation = ?2 AND ",
+                held_by!("?3")
+            ),
+            params![step.npub, step.generation, step.from, step.to, step.purpose.as_str(), now],
+        )
+        .one_or_conflict(Conflict::Version),
+    );
+    draft.event(step.npub, &NewEvent::new(now, EventBody::Placed { worker: step.to, generation }));
+    generation
+}
+
 /// Off its worker, at the next generation.
 fn leave_statement(npub: Npub, generation: Generation, from: WorkerId, reason: Option<Reason>) -> Statement {
     let (code, text) = reason.map_or((None, None), |reason| (Some(reason.code), Some(reason.text)));
@@ -253,7 +338,7 @@ async fn release_some(store: &Store, term: Term, worker: WorkerId, now: UnixMs) 
                 placed_incarnation = NULL, placement = 'unplaced', updated_at = ?2, desired_rev = ",
             rev!(),
             " WHERE npub IN (SELECT a.npub FROM agent a JOIN worker w ON w.worker_id = a.worker_id
-                WHERE a.worker_id = ?1 AND w.dead = 1 ORDER BY a.npub LIMIT ?3)"
+                WHERE a.worker_id = ?1 AND w.dead = 1 ORDER BY a.desired_rev LIMIT ?3)"
         ),
         params![worker, now, MAX_TOGETHER],
     ));

@@ -6,6 +6,7 @@ use nexus_core::{Generation, Npub, UnixMs, WorkerId};
 use crate::agent::{Agent, agent_columns, agent_row};
 use crate::batch::params;
 use crate::draft::{Draft, rev};
+use crate::rest::{self, at_rest};
 use crate::row::Columns;
 use crate::{Batch, Conflict, Fence, Result, Statement, Store, Verdict};
 
@@ -13,6 +14,21 @@ use crate::{Batch, Conflict, Fence, Result, Statement, Store, Verdict};
 pub const MAX_CHANGED: u32 = 1_000;
 /// Agents that share one revision at most, so that a beat's page always holds one whole revision.
 pub(crate) const MAX_TOGETHER: u32 = 500;
+
+/// A page of a worker's agents above a revision, whether still its own or moved away, in the order of their revisions.
+const CHANGED: &str = concat!(
+    "SELECT c.npub, c.worker_id, c.generation, c.purpose, c.desired_rev,
+        (SELECT a.next_tick_at FROM agent a WHERE a.npub = c.npub AND a.worker_id = ?1 AND ",
+    at_rest!("?4", "?5"),
+    ") FROM (SELECT npub, worker_id, generation, purpose, desired_rev FROM
+          (SELECT * FROM (SELECT npub, worker_id, generation, purpose, desired_rev FROM agent
+              WHERE worker_id = ?1 AND desired_rev > ?2 ORDER BY desired_rev LIMIT ?3) mine
+           UNION ALL
+           SELECT * FROM (SELECT npub, worker_id, generation, purpose, desired_rev FROM agent
+              WHERE prev_worker_id = ?1 AND desired_rev > ?2 AND (worker_id IS NULL OR worker_id <> ?1)
+              ORDER BY desired_rev LIMIT ?3) gone) both_kinds
+        ORDER BY desired_rev, npub LIMIT ?3) c ORDER BY c.desired_rev, c.npub"
+);
 
 macro_rules! worker_columns {
     () => {
@@ -57,6 +73,8 @@ pub struct Changed {
     pub generation: Generation,
     pub purpose: Purpose,
     pub rev: i64,
+    /// Nothing waits for it before its next heartbeat at this time, which has nothing new. None: look at it now.
+    pub rests_until: Option<UnixMs>,
 }
 
 /// Boot: a new incarnation, so that every write of an earlier one is stale. Agents that are still placed on this worker
@@ -100,20 +118,18 @@ pub async fn beat(store: &Store, fence: Fence, applied: i64, now: UnixMs) -> Res
         )
         .one_or(Verdict::Stale),
     );
-    batch.push(Statement::read(
-        "SELECT npub, worker_id, generation, purpose, desired_rev FROM
-            (SELECT npub, worker_id, generation, purpose, desired_rev FROM agent
-                WHERE worker_id = ?1 AND desired_rev > ?2
-             UNION ALL
-             SELECT npub, worker_id, generation, purpose, desired_rev FROM agent
-                WHERE prev_worker_id = ?1 AND desired_rev > ?2 AND (worker_id IS NULL OR worker_id <> ?1)) changed
-         ORDER BY desired_rev, npub LIMIT ?3",
-        params![fence.worker, applied, MAX_CHANGED + 1],
-    ));
+    batch.push(Statement::read(CHANGED, changed_params(fence.worker, applied, now)));
     let outputs = store.write(batch).await?;
     let rows = outputs.into_iter().nth(1).map(|output| output.rows).unwrap_or_default();
     let changed = rows.into_iter().map(|row| changed_row(&mut row.columns("beat"))).collect::<Result<_>>()?;
     Ok(whole_revisions(changed))
+}
+
+/// The next page after a full one of [`beat`], without beating. What the worker makes of it counts only as long as its
+/// fence holds, which the next beat asks.
+pub async fn changed(store: &Store, worker: WorkerId, applied: i64, now: UnixMs) -> Result<Vec<Changed>> {
+    let params = changed_params(worker, applied, now);
+    store.rows("read a worker's changed agents", CHANGED, params, changed_row).await.map(whole_revisions)
 }
 
 /// Every agent that is placed on this worker now, in npub order: at boot, and after a lost beat.
@@ -147,7 +163,8 @@ pub async fn get(store: &Store, id: WorkerId) -> Result<Option<Worker>> {
     store.row("read a worker", concat!(worker_columns!(), " WHERE worker_id = ?1"), params![id], worker_row).await
 }
 
-/// Raises the generation of some agents that an earlier incarnation held, in npub order. Returns how many.
+/// Raises the generation of some agents that an earlier incarnation held, and with it their revision: those still to
+/// come are always the first of the worker's. Returns how many.
 async fn renew_some(store: &Store, fence: Fence) -> Result<u64> {
     let mut draft = Draft::new("take over an earlier incarnation's agents");
     draft.lock_fence(fence.worker);
@@ -158,7 +175,7 @@ async fn renew_some(store: &Store, fence: Fence) -> Result<u64> {
             rev!(),
             " WHERE worker_id = ?1 AND npub IN (SELECT npub FROM agent
                 WHERE worker_id = ?1 AND (placed_incarnation IS NULL OR placed_incarnation <> ?2)
-                ORDER BY npub LIMIT ?3)"
+                ORDER BY desired_rev LIMIT ?3)"
         ),
         params![fence.worker, fence.incarnation, MAX_TOGETHER],
     ));
@@ -173,7 +190,12 @@ fn changed_row(row: &mut Columns) -> Result<Changed> {
         generation: row.get()?,
         purpose: row.parse(Purpose::parse)?,
         rev: row.get()?,
+        rests_until: row.get()?,
     })
+}
+
+fn changed_params(worker: WorkerId, applied: i64, now: UnixMs) -> Vec<crate::Value> {
+    params![worker, applied, MAX_CHANGED + 1, now, rest::since(now)]
 }
 
 fn worker_row(row: &mut Columns) -> Result<Worker> {

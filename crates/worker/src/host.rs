@@ -50,6 +50,8 @@ pub(crate) struct Host {
     pub shutdown: CancellationToken,
     /// Something is due or has ended: the turn loop looks again.
     pub notify: Notify,
+    /// Agents of this worker changed: the next beat is due now.
+    pub news: Notify,
     fence: Mutex<Option<Fence>>,
     beat_sent: AtomicU64,
     roster: Mutex<Roster>,
@@ -91,6 +93,7 @@ impl Host {
             market: Market::default(),
             shutdown,
             notify: Notify::new(),
+            news: Notify::new(),
             fence: Mutex::new(None),
             beat_sent: AtomicU64::new(0),
             roster: Mutex::new(Roster::default()),

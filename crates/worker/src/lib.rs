@@ -18,6 +18,7 @@ mod perform;
 mod profile;
 mod recover;
 mod relays;
+mod rest;
 mod roster;
 mod run;
 mod runner;

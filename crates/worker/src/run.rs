@@ -120,7 +120,7 @@ async fn listen(host: Arc<Host>) {
     loop {
         match heard.recv().await {
             Ok(Heard::Wake(Wake::Agent { npub })) => woken(&host, npub).await,
-            Ok(Heard::Wake(Wake::Worker { id })) if id == host.id => host.notify.notify_one(),
+            Ok(Heard::Wake(Wake::Worker { id })) if id == host.id => host.news.notify_one(),
             Ok(Heard::Wake(Wake::Worker { .. } | Wake::Event { .. } | Wake::Reconcile)) => {}
             Ok(Heard::Lagged) => look_everywhere(&host).await,
             Err(closed) => {

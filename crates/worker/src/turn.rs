@@ -22,7 +22,7 @@ use crate::ledger::Pen;
 use crate::perceive::MAX_STIMULI;
 use crate::roster::NEVER;
 use crate::unlock::{Opened, unlock};
-use crate::{funds, profile, recover, tick, wallet};
+use crate::{funds, profile, recover, rest, tick, wallet};
 
 /// What becomes of the agent's seat.
 pub(crate) enum After {
@@ -98,6 +98,9 @@ async fn attempt(
     generation: Generation,
     stop: &CancellationToken,
 ) -> Result<After, TurnError> {
+    if let Some(after) = rest::pass_by(host, npub, generation).await? {
+        return Ok(after);
+    }
     let mut agent = agent::get(&host.store, npub).await?.ok_or(TurnError::Stale)?;
     if agent.worker != Some(host.id) || agent.generation < generation {
         return Err(TurnError::Stale);
@@ -208,7 +211,14 @@ async fn live(
     }
     match gate(&pen, &agent, opened, trigger).await? {
         Ok(()) => {}
-        Err(refusal) => return refuse(&pen, &agent, trigger, &taken, refusal).await.map(Some),
+        Err(refusal) => {
+            let rests = refusal.code == rest::NOTHING_NEW;
+            let next = refuse(&pen, &agent, trigger, &taken, refusal).await?;
+            if rests {
+                rest::mark(&pen, &agent, opened.state.policy_version, now).await?;
+            }
+            return Ok(Some(next));
+        }
     }
     let balance = agent.balance.unwrap_or(Msat::ZERO);
     if heartbeat_due {
@@ -220,11 +230,11 @@ async fn live(
     Ok(Some(host.mono()))
 }
 
-fn until(host: &Host, at: Option<UnixMs>) -> MonoMs {
+/// When a moment of the wall clock comes. Should that clock jump ahead, the roster is hurried.
+pub(crate) fn until(host: &Host, at: Option<UnixMs>) -> MonoMs {
     let Some(at) = at else { return NEVER };
     let wait = u64::try_from(at.0.saturating_sub(host.now().0)).unwrap_or(0);
-    // Wall clocks jump: look at least once a minute.
-    host.mono().plus_ms(wait.min(60_000))
+    host.mono().plus_ms(wait)
 }
 
 /// Moves the heartbeat on, and notes the beats that were missed.
@@ -337,7 +347,7 @@ async fn refuse(
     let next_tick = if heartbeat && soon.is_some() { agent.next_tick_at } else { beat };
     let next_attempt = soon.or(beat);
     // A refusal that says nothing is wrong leaves no reason behind.
-    let quiet = refusal.code == "nothing_new";
+    let quiet = refusal.code == rest::NOTHING_NEW;
     let reason = if quiet { None } else { Some(Reason::new(refusal.code, refusal.text)) };
     let discard: Vec<i64> = if refusal.keep { Vec::new() } else { taken.iter().map(|taken| taken.row).collect() };
     // The same refusal of rows that go on waiting is told once.

@@ -28,6 +28,8 @@ const BLIND_MS: u64 = 2_000;
 const BATCH: u32 = 1_000;
 /// Steps carried out side by side, so that they share commits.
 const WIDTH: usize = 64;
+/// How long counted loads are used.
+const LOADS_MS: u64 = 5_000;
 /// A waiting agent's reason is written again this often.
 const RENOTE_MS: u64 = 60_000;
 
@@ -36,10 +38,15 @@ pub async fn run(app: &Shared) {
     let mut reconciler = Reconciler::new(app);
     let mut bus = app.bus.subscribe();
     loop {
-        if let Err(error) = reconciler.round().await {
-            reconciler.failed(&error);
+        match reconciler.round().await {
+            // A full page: there are more behind it.
+            Ok(true) => {}
+            Ok(false) => wait(&mut *bus).await,
+            Err(error) => {
+                reconciler.failed(&error);
+                wait(&mut *bus).await;
+            }
         }
-        wait(&mut *bus).await;
         pause(CALM_MS).await;
     }
 }
@@ -70,6 +77,15 @@ struct Reconciler<'a> {
     workers: Observer<WorkerId, (i64, i64)>,
     last_round: Option<MonoMs>,
     noted: HashMap<Npub, (Waiting, MonoMs)>,
+    /// Behind which agent the next page begins; none at the first.
+    after: Option<Npub>,
+    loads: Option<Loads>,
+}
+
+/// Agents on each worker: counted now and then, and our own steps added meanwhile.
+struct Loads {
+    counted: HashMap<WorkerId, u32>,
+    at: MonoMs,
 }
 
 impl<'a> Reconciler<'a> {
@@ -82,10 +98,13 @@ impl<'a> Reconciler<'a> {
             workers: Observer::new(app.config.lease_ms),
             last_round: None,
             noted: HashMap::new(),
+            after: None,
+            loads: None,
         }
     }
 
-    async fn round(&mut self) -> Result<(), StoreError> {
+    /// Looks at one page of the agents that need a worker. Returns whether there are more.
+    async fn round(&mut self) -> Result<bool, StoreError> {
         let now = self.app.clock.mono();
         if self.last_round.replace(now).is_some_and(|last| now.since(last) > BLIND_MS) {
             self.terms.forget();
@@ -93,21 +112,27 @@ impl<'a> Reconciler<'a> {
         }
         let Some(term) = self.term(now).await? else {
             self.report(now, 0);
-            return Ok(());
+            return Ok(false);
         };
         let live = self.watch(term, now).await?;
         self.report(now, live.len());
         self.release(term).await?;
-        let agents = rows::unplaced(&self.app.store, self.app.now(), BATCH).await?;
+        let agents = rows::unplaced_after(&self.app.store, self.app.now(), self.after, BATCH).await?;
         if agents.is_empty() {
-            self.noted.clear();
-            self.app.metrics.agents_waiting.set(0);
-            return Ok(());
+            if self.after.take().is_none() {
+                self.noted.clear();
+                self.app.metrics.agents_waiting.set(0);
+            }
+            return Ok(false);
         }
-        let snapshot = Snapshot { workers: self.views(live).await?, agents };
+        let more = agents.len() >= BATCH as usize;
+        // Who was placed is gone from the pages; who waits is passed by, and seen again from the front.
+        self.after = agents.last().map(|agent| agent.npub).filter(|_| more);
+        let snapshot = Snapshot { workers: self.views(live, now).await?, agents };
         let made = plan(&snapshot);
         self.carry_out(term, &made).await?;
-        self.note_waiting(term, &snapshot, &made, now).await
+        self.note_waiting(term, &snapshot, &made, now).await?;
+        Ok(more)
     }
 
     fn report(&self, now: MonoMs, live: usize) {
@@ -132,6 +157,8 @@ impl<'a> Reconciler<'a> {
         self.terms.forget();
         self.workers.forget();
         self.noted.clear();
+        self.after = None;
+        self.loads = None;
     }
 
     /// The term, if we hold it or may take it.
@@ -203,10 +230,15 @@ impl<'a> Reconciler<'a> {
         Ok(())
     }
 
-    async fn views(&self, live: Vec<Worker>) -> Result<Vec<WorkerView>, StoreError> {
-        let loads: HashMap<WorkerId, u32> = rows::loads(&self.app.store).await?.into_iter().collect();
+    async fn views(&mut self, live: Vec<Worker>, now: MonoMs) -> Result<Vec<WorkerView>, StoreError> {
+        if self.loads.as_ref().is_none_or(|loads| now.since(loads.at) >= LOADS_MS) {
+            let counted = rows::loads(&self.app.store).await?.into_iter().collect();
+            self.loads = Some(Loads { counted, at: now });
+        }
+        let loads = self.loads.as_ref().map(|loads| &loads.counted);
+        let loads = |id: &WorkerId| loads.and_then(|loads| loads.get(id)).copied().unwrap_or(0);
         let view = |worker: Worker| WorkerView {
-            load: loads.get(&worker.id).copied().unwrap_or(0),
+            load: loads(&worker.id),
             id: worker.id,
             region: worker.region,
             pool: worker.pool,
@@ -217,11 +249,27 @@ impl<'a> Reconciler<'a> {
         Ok(live.into_iter().map(view).collect())
     }
 
-    async fn carry_out(&self, term: Term, plan: &Plan) -> Result<(), StoreError> {
-        all(plan.steps.iter().map(|step| self.place(term, step).boxed()).collect()).await?;
-        let targets: BTreeSet<WorkerId> = plan.steps.iter().map(|step| step.to).collect();
-        for id in targets {
-            self.app.bus.publish(Wake::Worker { id });
+    /// Many steps share a transaction; one that does not hold any more makes its neighbours go alone.
+    async fn carry_out(&mut self, term: Term, plan: &Plan) -> Result<(), StoreError> {
+        for steps in plan.steps.chunks(rows::MAX_STEPS) {
+            match rows::place_all(&self.app.store, term, steps, self.app.now()).await {
+                Ok(()) => drop(self.app.metrics.placements.inc_by(steps.len() as u64)),
+                Err(StoreError::Conflict { .. }) => {
+                    all(steps.iter().map(|step| self.place(term, step).boxed()).collect()).await?;
+                }
+                Err(error) => return Err(error),
+            }
+            for step in steps {
+                if let Some(loads) = &mut self.loads {
+                    *loads.counted.entry(step.to).or_default() += 1;
+                }
+            }
+            // Each hears of its agents in the answer to its next beat, which is now.
+            let targets: BTreeSet<WorkerId> =
+                steps.iter().flat_map(|step| step.from.into_iter().chain([step.to])).collect();
+            for id in targets {
+                self.app.bus.publish(Wake::Worker { id });
+            }
         }
         Ok(())
     }
@@ -231,7 +279,6 @@ impl<'a> Reconciler<'a> {
             Ok(generation) => {
                 tracing::debug!(npub = step.npub.short(), generation = generation.0, worker = %step.to, "placed");
                 self.app.metrics.placements.inc();
-                self.app.bus.publish(Wake::Agent { npub: step.npub });
                 Ok(())
             }
             // It changed since the snapshot: the next one shows it again.
@@ -253,22 +300,34 @@ impl<'a> Reconciler<'a> {
         now: MonoMs,
     ) -> Result<(), StoreError> {
         self.app.metrics.agents_waiting.set(i64::try_from(plan.waiting.len()).unwrap_or(i64::MAX));
-        let waiting: HashMap<Npub, Waiting> = plan.waiting.iter().copied().collect();
-        self.noted.retain(|npub, (why, at)| waiting.get(npub) == Some(why) && now.since(*at) < RENOTE_MS);
-        for agent in &snapshot.agents {
-            let Some(why) = waiting.get(&agent.npub).copied() else { continue };
-            if self.noted.contains_key(&agent.npub) {
-                continue;
-            }
-            let reason = Reason::new(why.code(), why.text());
-            let next = self.app.now().plus_ms(i64::try_from(RENOTE_MS).unwrap_or(i64::MAX));
-            match rows::note_waiting(&self.app.store, term, agent.npub, agent.generation, reason, next).await {
-                Ok(()) => drop(self.noted.insert(agent.npub, (why, now))),
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        if plan.waiting.is_empty() {
+            return Ok(());
         }
+        let waiting: HashMap<Npub, Waiting> = plan.waiting.iter().copied().collect();
+        // What was noted of agents on other pages stays until its time.
+        self.noted.retain(|npub, (why, at)| {
+            now.since(*at) < RENOTE_MS && waiting.get(npub).is_none_or(|current| current == why)
+        });
+        let new: Vec<(Npub, Generation, Waiting)> = snapshot
+            .agents
+            .iter()
+            .filter(|agent| !self.noted.contains_key(&agent.npub))
+            .filter_map(|agent| Some((agent.npub, agent.generation, *waiting.get(&agent.npub)?)))
+            .collect();
+        all(new.iter().map(|(npub, generation, why)| self.note(term, *npub, *generation, *why).boxed()).collect())
+            .await?;
+        self.noted.extend(new.into_iter().map(|(npub, _, why)| (npub, (why, now))));
         Ok(())
+    }
+
+    async fn note(&self, term: Term, npub: Npub, generation: Generation, why: Waiting) -> Result<(), StoreError> {
+        let reason = Reason::new(why.code(), why.text());
+        let next = self.app.now().plus_ms(i64::try_from(RENOTE_MS).unwrap_or(i64::MAX));
+        match rows::note_waiting(&self.app.store, term, npub, generation, reason, next).await {
+            // It changed since the snapshot: whatever it is now, the next one shows it.
+            Ok(()) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
