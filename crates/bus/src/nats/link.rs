@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, Event, Message, Subject};
+use async_nats::{Client, Event, Message, Subject, connection};
 use futures::StreamExt;
 use futures::stream::SelectAll;
 use nexus_core::Entropy;
@@ -270,11 +270,11 @@ impl Reader<'_> {
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::Connected => self.look(),
-            Event::Disconnected => self.state.down("the connection was lost"),
+            Event::Connected | Event::Disconnected => self.look(),
             Event::SlowConsumer(_) => self.missed = true,
             Event::ServerError(error) => self.state.trouble(&error.to_string()),
-            Event::ClientError(error) => self.state.trouble(&error.to_string()),
+            // When the client gives up, the next try says why in full.
+            Event::ClientError(error) => tracing::debug!(%error, "bus"),
             Event::LameDuckMode => tracing::info!("bus: the server is about to stop"),
             Event::Draining | Event::Closed => {}
         }
@@ -288,6 +288,9 @@ impl Reader<'_> {
             self.connects = connects;
             self.unanswered = Some(0);
             self.state.connecting();
+        }
+        if self.client.connection_state() == connection::State::Disconnected {
+            self.state.down("the connection was lost");
         }
         if std::mem::take(&mut self.missed) {
             let _ = self.heard.send(Heard::Lagged);
@@ -325,7 +328,7 @@ mod tests {
     fn pauses_grow_to_a_bound_and_differ() {
         let entropy = SeededEntropy::new(7);
         for failures in 0..80 {
-            let most = 250 * (1_u64 << failures.clamp(1, 6) - 1);
+            let most = 250 * (1_u64 << (failures.clamp(1, 6) - 1));
             for _ in 0..20 {
                 let ms = u64::try_from(pause(failures, 5_000, &entropy).as_millis()).unwrap();
                 let most = most.min(5_000);

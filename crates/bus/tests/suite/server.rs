@@ -92,6 +92,23 @@ async fn a_frozen_server_is_noticed_and_everyone_rereads_when_it_thaws() {
     flows(&*bus, &mut listener).await;
 }
 
+/// The end of a process does not wait for a server.
+#[tokio::test]
+async fn a_bus_that_cannot_send_closes_all_the_same() {
+    let server = NatsServer::start();
+    let wire = Wire::to(server.port()).await;
+    let bus = open(NatsConfig { urls: vec![wire.url.clone()], connect_timeout_ms: 60_000, ..config(&server) });
+    connected(&*bus).await;
+    let mut listener = bus.subscribe();
+    server.freeze();
+    wire.cut();
+    eventually("the cut is seen", || !bus.health().connected).await;
+    (0..1_000).for_each(|seq| bus.publish(event(seq)));
+    drop(bus);
+    let closed = async { while listener.recv().await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_secs(5), closed).await.is_ok(), "it still waits");
+}
+
 #[tokio::test]
 async fn another_address_serves_when_one_does_not() {
     let (gone, server) = (NatsServer::stopped(), NatsServer::start());
