@@ -21,7 +21,8 @@ const IN_CONNECTION: usize = 256;
 /// Messages of one subject that wait to be looked at. They may be of any size that the server lets through.
 const TO_READ: usize = 8_192;
 
-/// How a NATS server (2.9 or later) is reached. At most one of `credentials_file`, `user` and `token_file`.
+/// How a NATS server (2.9 or later) is reached. At most one of `credentials_file`, `user` and `token_file`; that user
+/// has to be allowed to publish and subscribe to `<prefix>.wake.*` and `<prefix>.echo.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsConfig {
