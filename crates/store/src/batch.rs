@@ -11,9 +11,24 @@ use crate::row::Row;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Null,
+    /// A parameter that is null, and what it would be: PostgreSQL wants to know.
+    Absent(Kind),
     Int(i64),
     Text(Cow<'static, str>),
     Blob(Vec<u8>),
+}
+
+/// The types that parameters have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Int,
+    Text,
+    Blob,
+}
+
+/// A type whose values are of one kind.
+pub trait OfKind {
+    const KIND: Kind;
 }
 
 /// What a batch is told when an expectation fails.
@@ -33,7 +48,7 @@ pub enum Expect {
 }
 
 /// A row lock that a read takes on engines that have row locks (SQLite has one writer and needs none).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lock {
     None,
     Share,
@@ -125,6 +140,16 @@ impl Batch {
         self
     }
 
+    /// The operation's name.
+    pub const fn attempted(&self) -> &'static str {
+        self.attempted
+    }
+
+    /// As whom it writes, if as a worker.
+    pub const fn fence(&self) -> Option<Fence> {
+        self.fence
+    }
+
     pub fn len(&self) -> usize {
         self.statements.len()
     }
@@ -152,36 +177,39 @@ pub struct Output {
 }
 
 macro_rules! into_value {
-    ($($type:ty => |$v:ident| $value:expr;)+) => {
+    ($($type:ty: $kind:ident => |$v:ident| $value:expr;)+) => {
         $(impl From<$type> for Value {
-            fn from($v: $type) -> Self { $value }
+            fn from($v: $type) -> Self { Value::$kind($value) }
+        }
+        impl OfKind for $type {
+            const KIND: Kind = Kind::$kind;
         })+
     };
 }
 
 into_value! {
-    i64 => |v| Value::Int(v);
-    i32 => |v| Value::Int(i64::from(v));
-    u32 => |v| Value::Int(i64::from(v));
-    u16 => |v| Value::Int(i64::from(v));
-    u8 => |v| Value::Int(i64::from(v));
-    bool => |v| Value::Int(i64::from(v));
-    &'static str => |v| Value::Text(Cow::Borrowed(v));
-    String => |v| Value::Text(Cow::Owned(v));
-    Vec<u8> => |v| Value::Blob(v);
-    Npub => |v| Value::Blob(v.as_bytes().to_vec());
-    Hash32 => |v| Value::Blob(v.as_bytes().to_vec());
-    TickId => |v| Value::Blob(v.as_bytes().to_vec());
-    AccountId => |v| Value::Blob(v.as_bytes().to_vec());
-    WorkerId => |v| Value::Blob(v.as_bytes().to_vec());
-    UnixMs => |v| Value::Int(v.0);
-    Msat => |v| Value::Int(v.as_i64());
-    Generation => |v| Value::Int(v.0);
+    i64: Int => |v| v;
+    i32: Int => |v| i64::from(v);
+    u32: Int => |v| i64::from(v);
+    u16: Int => |v| i64::from(v);
+    u8: Int => |v| i64::from(v);
+    bool: Int => |v| i64::from(v);
+    &'static str: Text => |v| Cow::Borrowed(v);
+    String: Text => |v| Cow::Owned(v);
+    Vec<u8>: Blob => |v| v;
+    Npub: Blob => |v| v.as_bytes().to_vec();
+    Hash32: Blob => |v| v.as_bytes().to_vec();
+    TickId: Blob => |v| v.as_bytes().to_vec();
+    AccountId: Blob => |v| v.as_bytes().to_vec();
+    WorkerId: Blob => |v| v.as_bytes().to_vec();
+    UnixMs: Int => |v| v.0;
+    Msat: Int => |v| v.as_i64();
+    Generation: Int => |v| v.0;
 }
 
-impl<T: Into<Value>> From<Option<T>> for Value {
+impl<T: Into<Value> + OfKind> From<Option<T>> for Value {
     fn from(value: Option<T>) -> Self {
-        value.map_or(Value::Null, Into::into)
+        value.map_or(Value::Absent(T::KIND), Into::into)
     }
 }
 

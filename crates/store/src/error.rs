@@ -29,6 +29,12 @@ pub enum StoreError {
     Corrupt { attempted: &'static str, what: String },
     #[error("cannot open the database {}: {message}", path.display())]
     Open { path: PathBuf, message: String },
+    #[error("cannot open the database at {place}: {message}")]
+    Unreachable { place: String, message: String },
+    #[error("database settings: {message}")]
+    Settings { message: String },
+    #[error("the database has schema {found}, this program needs {known}: run `nexus migrate`")]
+    OlderSchema { found: i64, known: i64 },
     #[error(
         "the database has schema {found}, this program knows up to {known}: use the version that wrote it, or a newer one"
     )]

@@ -15,6 +15,7 @@ mod error;
 mod executor;
 mod inline;
 mod migrate;
+mod postgres;
 mod row;
 mod sqlite;
 mod thread;
@@ -49,6 +50,7 @@ pub use audit::Audit;
 pub use batch::{Batch, Expect, Fence, Lock, Output, Statement, Value, Verdict};
 pub use error::{Conflict, StoreError};
 pub use executor::{BoxFuture, Executor};
+pub use postgres::{PostgresConfig, SslMode};
 use row::Columns;
 pub use row::Row;
 pub use side::Side;
@@ -88,6 +90,27 @@ impl Store {
     /// A database in memory, inline, gone when the last handle is dropped: for tests and simulation.
     pub fn open_memory() -> Result<Self> {
         Ok(Self { executor: Arc::new(inline::InlineExecutor::open_memory()?) })
+    }
+
+    /// Connects to PostgreSQL 15 or later, migrates forward (unless told not to), and opens the connections that write.
+    /// `Ok` from a write means that the server has it on disk; a lost connection is seen through (see
+    /// [`PostgresConfig::outage_ms`]), and a commit whose answer was lost is read back before anyone is told.
+    ///
+    /// Any number of processes at a time. Needs a Tokio runtime as long as the handle lives.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`], [`StoreError::Unreachable`]; [`StoreError::NewerSchema`] and
+    /// [`StoreError::OlderSchema`] leave everything as it is.
+    pub async fn open_postgres(config: PostgresConfig) -> Result<Self> {
+        Ok(Self { executor: Arc::new(postgres::PostgresExecutor::open(config).await?) })
+    }
+
+    /// Brings PostgreSQL's schema forward. Processes that do so at once take turns.
+    ///
+    /// # Errors
+    /// As [`Store::open_postgres`], and [`StoreError::Migration`], after which the schema is the one before that step.
+    pub async fn migrate_postgres(config: PostgresConfig) -> Result<()> {
+        postgres::PostgresExecutor::migrate(config).await
     }
 
     /// Over an executor of one's own.

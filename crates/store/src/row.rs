@@ -57,7 +57,7 @@ pub(crate) trait FromColumn: Sized {
 impl<T: FromColumn> FromColumn for Option<T> {
     fn from_column(value: Value) -> Option<Self> {
         match value {
-            Value::Null => Some(None),
+            Value::Null | Value::Absent(_) => Some(None),
             other => T::from_column(other).map(Some),
         }
     }

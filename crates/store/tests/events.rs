@@ -5,7 +5,7 @@ mod common;
 #[path = "common/suite.rs"]
 mod suite;
 
-use common::{ALICE, BOB, Kind, NOW, World, path};
+use common::{ALICE, BOB, Kind, NOW, World, bytes, sql};
 use nexus_core::event::EventBody;
 use nexus_store::event::{self, Chain, NewEvent};
 use nexus_store::{Conflict, agent};
@@ -73,60 +73,38 @@ async fn pruning_keeps_the_chain(world: World) {
 async fn tampering_shows(world: World) {
     let store = &world.store;
     event::append(store, ALICE, (1..=9).map(balance).collect()).await.unwrap();
-    let connection = rusqlite::Connection::open(path(&world.dir)).unwrap();
-    let before = event::after(store, ALICE, 0, 100).await.unwrap();
+    sql(&world, KEEP);
     let tampers = [
-        "UPDATE event SET body = replace(body, '3', '4') WHERE seq = 4",
-        "UPDATE event SET at = at + 1 WHERE seq = 5",
-        "UPDATE event SET sealed = x'00' WHERE seq = 3",
-        "UPDATE event SET sealed = NULL WHERE seq = 3",
-        "DELETE FROM event WHERE seq = 6",
-        "DELETE FROM event WHERE seq = 10",
-        "DELETE FROM event WHERE seq = 1",
-        "UPDATE event SET hash = x'0000' || hash WHERE seq = 7",
-        "UPDATE agent SET event_head = pruned_head",
-        "UPDATE agent SET event_seq = event_seq - 1",
-        "UPDATE agent SET pruned_head = event_head",
+        "UPDATE event SET body = replace(body, '3', '4') WHERE seq = 4".to_owned(),
+        "UPDATE event SET at = at + 1 WHERE seq = 5".to_owned(),
+        format!("UPDATE event SET sealed = {} WHERE seq = 3", bytes(&world, "00")),
+        "UPDATE event SET sealed = NULL WHERE seq = 3".to_owned(),
+        "DELETE FROM event WHERE seq = 6".to_owned(),
+        "DELETE FROM event WHERE seq = 10".to_owned(),
+        "DELETE FROM event WHERE seq = 1".to_owned(),
+        format!("UPDATE event SET hash = {} || hash WHERE seq = 7", bytes(&world, "0000")),
+        "UPDATE agent SET event_head = pruned_head".to_owned(),
+        "UPDATE agent SET event_seq = event_seq - 1".to_owned(),
+        "UPDATE agent SET pruned_head = event_head".to_owned(),
     ];
     for tamper in tampers {
-        connection.execute_batch("BEGIN; SAVEPOINT probe").unwrap();
-        connection.execute(tamper, []).unwrap();
-        connection.execute_batch("COMMIT").unwrap();
+        sql(&world, &tamper);
         let found = event::verify_chain(store, ALICE).await;
         assert!(!matches!(found, Ok(Chain::Intact { .. })), "{tamper}: {found:?}");
-        restore(&connection, &before);
+        sql(&world, RESTORE);
         assert!(matches!(event::verify_chain(store, ALICE).await, Ok(Chain::Intact { events: 10, .. })), "{tamper}");
     }
 }
 
-/// Puts Alice's events and ends back as they were.
-fn restore(connection: &rusqlite::Connection, events: &[event::StoredEvent]) {
-    connection.execute("DELETE FROM event WHERE npub = ?1", [ALICE.as_bytes()]).unwrap();
-    for stored in events {
-        let body = serde_json::to_string(&stored.event.body).unwrap();
-        connection
-            .execute(
-                "INSERT INTO event (npub, seq, at, body, sealed, hash, relayed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
-                rusqlite::params![
-                    ALICE.as_bytes(),
-                    stored.event.seq,
-                    stored.event.at.0,
-                    body,
-                    stored.sealed,
-                    stored.hash.as_bytes()
-                ],
-            )
-            .unwrap();
-    }
-    let last = events.last().unwrap();
-    let genesis = nexus_core::Hash32::sha256(&[b"nexus events of ".as_slice(), ALICE.as_bytes()].concat());
-    connection
-        .execute(
-            "UPDATE agent SET event_seq = ?2, event_head = ?3, pruned_seq = 0, pruned_head = ?4 WHERE npub = ?1",
-            rusqlite::params![ALICE.as_bytes(), last.event.seq, last.hash.as_bytes(), genesis.as_bytes()],
-        )
-        .unwrap();
-}
+const KEEP: &str = "CREATE TABLE kept AS SELECT npub, seq, at, body, sealed, hash, relayed FROM event;
+    CREATE TABLE kept_ends AS SELECT npub, event_seq, event_head, pruned_head FROM agent;";
+
+/// Puts events and ends back as they were.
+const RESTORE: &str = "DELETE FROM event;
+    INSERT INTO event (npub, seq, at, body, sealed, hash, relayed) SELECT * FROM kept;
+    UPDATE agent SET event_seq = (SELECT k.event_seq FROM kept_ends k WHERE k.npub = agent.npub),
+        event_head = (SELECT k.event_head FROM kept_ends k WHERE k.npub = agent.npub),
+        pruned_head = (SELECT k.pruned_head FROM kept_ends k WHERE k.npub = agent.npub);";
 
 suite::suite!(numbers_have_no_gaps_and_resume_anywhere, the_outbox_is_a_flag, pruning_keeps_the_chain, tampering_shows,);
 

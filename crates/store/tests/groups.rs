@@ -81,7 +81,7 @@ async fn what_was_answered_survives_a_power_cut() {
             let name = format!("nexus.db{suffix}");
             std::fs::copy(world.dir.path().join(&name), cut.path().join(&name)).unwrap();
         }
-        let store = open(Kind::Thread, &cut);
+        let store = open(Kind::Thread, &cut, "").await;
         let open = tick::open(&store, ALICE).await.unwrap().unwrap();
         let seqs: Vec<i64> = open.records.iter().map(|record| record.seq).collect();
         for first in before {
@@ -107,7 +107,7 @@ async fn a_dropped_store_finishes_its_queue() {
         let mut call = Box::pin(async move { journal::append(&store, append).await });
         assert!(futures_poll(&mut call).await);
     }
-    let world = world.reopen();
+    let world = world.reopen().await;
     let seqs = journal::load(&world.store, common::tick_id(1)).await.unwrap();
     assert_eq!(seqs.len(), 49);
 }

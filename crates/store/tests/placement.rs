@@ -131,7 +131,7 @@ async fn draining_hands_over(world: World) {
 }
 
 async fn a_restarted_worker_inherits_its_agents(world: World) {
-    let world = world.reopen();
+    let world = world.reopen().await;
     let fence = worker::register(&world.store, new_worker(1), NOW).await.unwrap();
     let hosted = worker::hosted(&world.store, fence.worker).await.unwrap();
     assert_eq!(hosted.iter().map(|agent| agent.npub).collect::<Vec<_>>(), [ALICE, BOB]);

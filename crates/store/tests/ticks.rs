@@ -109,7 +109,7 @@ async fn an_open_tick_survives_a_restart(world: World) {
     for seq in 2..=5 {
         journal::append(&world.store, world.append(ALICE, 1, seq, vec![])).await.unwrap();
     }
-    let world = world.reopen();
+    let world = world.reopen().await;
     let open = tick::open(&world.store, ALICE).await.unwrap().unwrap();
     assert_eq!(open.records.len(), 5);
     assert_eq!(open.tick.status, TickStatus::Open);

@@ -2,6 +2,7 @@
 
 pub mod fuzz;
 pub mod nats;
+pub mod postgres;
 mod time;
 
 pub use time::{ManualClock, SeededEntropy, SystemEntropy, TestClock};

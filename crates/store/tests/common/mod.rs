@@ -1,4 +1,4 @@
-//! A store with an account, a worker, a reconciler's term and agents, on either executor.
+//! A store with an account, a worker, a reconciler's term and agents, on each executor.
 #![expect(dead_code, reason = "each test file uses its part")]
 
 use nexus_core::event::EventBody;
@@ -14,7 +14,8 @@ use nexus_store::payment::NewPayment;
 use nexus_store::placement::{self, Term};
 use nexus_store::tick::{Begin, Commit, NewState};
 use nexus_store::worker::{self, NewWorker};
-use nexus_store::{Audit, Fence, Side, Store};
+use nexus_store::{Audit, Fence, PostgresConfig, Side, Store};
+use nexus_testkit::postgres;
 
 pub const NOW: UnixMs = UnixMs(1_760_000_000_000);
 pub const ALICE: Npub = Npub::from_bytes([0xa1; 32]);
@@ -24,11 +25,14 @@ pub const BOB: Npub = Npub::from_bytes([0xb0; 32]);
 pub enum Kind {
     Thread,
     Inline,
+    Postgres,
 }
 
 pub struct World {
     pub dir: tempfile::TempDir,
     pub kind: Kind,
+    /// PostgreSQL's name of it.
+    pub database: String,
     pub store: Store,
     pub account: AccountId,
     pub fence: Fence,
@@ -41,11 +45,34 @@ pub fn path(dir: &tempfile::TempDir) -> std::path::PathBuf {
     dir.path().join("nexus.db")
 }
 
-pub fn open(kind: Kind, dir: &tempfile::TempDir) -> Store {
+pub async fn open(kind: Kind, dir: &tempfile::TempDir, database: &str) -> Store {
     match kind {
         Kind::Thread => Store::open(&path(dir)).unwrap(),
         Kind::Inline => Store::open_inline(&path(dir)).unwrap(),
+        Kind::Postgres => Store::open_postgres(config(database)).await.unwrap(),
     }
+}
+
+/// For a database of the shared server.
+pub fn config(database: &str) -> PostgresConfig {
+    PostgresConfig {
+        host: postgres::shared().socket_dir().into(),
+        database: database.into(),
+        user: postgres::USER.into(),
+        ..PostgresConfig::default()
+    }
+}
+
+/// A migrated database, copied for each test.
+pub async fn new_database() -> String {
+    static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+    let make = || async {
+        let database = postgres::shared().database();
+        Store::migrate_postgres(config(&database)).await.unwrap();
+        database
+    };
+    let template = TEMPLATE.get_or_init(make).await;
+    postgres::shared().database_like(template)
 }
 
 pub fn audit(action: &str) -> Audit {
@@ -98,7 +125,11 @@ impl World {
     /// Alice and Bob, placed on worker 1.
     pub async fn new(kind: Kind) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = open(kind, &dir);
+        let database = match kind {
+            Kind::Postgres => new_database().await,
+            Kind::Thread | Kind::Inline => String::new(),
+        };
+        let store = open(kind, &dir, &database).await;
         let account = Account {
             id: account_id(),
             owner: Npub::from_bytes([9; 32]),
@@ -110,7 +141,8 @@ impl World {
         account::ensure(&store, account, audit("account.create")).await.unwrap();
         let fence = worker::register(&store, new_worker(1), NOW).await.unwrap();
         let term = placement::take_term(&store, "test", NOW).await.unwrap();
-        let mut world = Self { dir, kind, store, account: account_id(), fence, term, generation: Generation(0) };
+        let mut world =
+            Self { dir, kind, database, store, account: account_id(), fence, term, generation: Generation(0) };
         for (npub, name) in [(ALICE, "alice"), (BOB, "bob")] {
             agent::create(&world.store, new_agent(npub, name), None, audit("agent.create")).await.unwrap();
             world.generation = world.place(npub, Generation(0), None, 1).await;
@@ -124,11 +156,11 @@ impl World {
     }
 
     /// Closes and opens again, as a restart does.
-    pub fn reopen(self) -> Self {
-        let Self { dir, kind, store, account, fence, term, generation } = self;
+    pub async fn reopen(self) -> Self {
+        let Self { dir, kind, database, store, account, fence, term, generation } = self;
         drop(store);
-        let store = open(kind, &dir);
-        Self { dir, kind, store, account, fence, term, generation }
+        let store = open(kind, &dir, &database).await;
+        Self { dir, kind, database, store, account, fence, term, generation }
     }
 
     pub fn begin(&self, npub: Npub, n: u8) -> Begin {
@@ -209,23 +241,55 @@ pub fn new_payment(hash: u8, step: &str) -> NewPayment {
 
 /// Everything that is durable, table by table, except what only counts commits.
 pub fn dump(world: &World) -> String {
-    let connection = rusqlite::Connection::open(path(&world.dir)).unwrap();
-    let names: Vec<String> = connection
-        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'commit_marker' ORDER BY name")
-        .unwrap()
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
-    let mut text = String::new();
-    for name in names {
-        let mut statement = connection.prepare(&format!("SELECT * FROM {name}")).unwrap();
-        let columns = statement.column_count();
-        let mut rows = statement.query([]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
-            let values: Vec<rusqlite::types::Value> = (0..columns).map(|column| row.get(column).unwrap()).collect();
-            text += &format!("{name} {values:?}\n");
+    let tables = match world.kind {
+        Kind::Thread | Kind::Inline => "SELECT name FROM sqlite_master WHERE type = 'table'",
+        Kind::Postgres => "SELECT tablename FROM pg_tables WHERE schemaname = 'public'",
+    };
+    let tables = sql(world, tables);
+    let mut names: Vec<&str> = tables.lines().filter(|name| *name != "commit_marker").collect();
+    names.sort_unstable();
+    match world.kind {
+        Kind::Thread | Kind::Inline => {
+            names.iter().map(|name| format!("{name}\n{}\n", sql(world, &format!("SELECT * FROM {name}")))).collect()
+        }
+        // One call for all, so that it is quick.
+        Kind::Postgres => {
+            let each = |name: &&str| format!("SELECT '{name} ' || t::text FROM {name} t ORDER BY 1");
+            sql(world, &names.iter().map(each).collect::<Vec<_>>().join(";"))
         }
     }
-    text
+}
+
+/// Runs statements on the database itself, beside the store (rows of one only, as lines).
+pub fn sql(world: &World, sql: &str) -> String {
+    match world.kind {
+        Kind::Thread | Kind::Inline => {
+            let connection = rusqlite::Connection::open(path(&world.dir)).unwrap();
+            if sql.contains(';') {
+                connection.execute_batch(sql).unwrap();
+                return String::new();
+            }
+            let mut statement = connection.prepare(sql).unwrap();
+            let columns = statement.column_count();
+            let mut rows = statement.query([]).unwrap();
+            let mut lines = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                let shown = (0..columns).map(|column| format!("{:?}", row.get_ref(column).unwrap()));
+                lines.push(match row.get_ref(0).unwrap() {
+                    rusqlite::types::ValueRef::Text(text) if columns == 1 => String::from_utf8_lossy(text).into_owned(),
+                    _ => shown.collect::<Vec<_>>().join("|"),
+                });
+            }
+            lines.join("\n")
+        }
+        Kind::Postgres => postgres::shared().sql(&world.database, sql),
+    }
+}
+
+/// Bytes in the engine's own way.
+pub fn bytes(world: &World, hex: &str) -> String {
+    match world.kind {
+        Kind::Thread | Kind::Inline => format!("x'{hex}'"),
+        Kind::Postgres => format!("'\\x{hex}'::bytea"),
+    }
 }

@@ -1,6 +1,6 @@
 //! One suite, every executor.
 
-/// The same tests over both executors.
+/// The same tests over all executors.
 macro_rules! suite {
     ($($name:ident),+ $(,)?) => {
         mod on_threads {
@@ -8,6 +8,9 @@ macro_rules! suite {
         }
         mod inline {
             $(#[tokio::test] async fn $name() { super::$name(super::World::new(super::Kind::Inline).await).await })+
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() { super::$name(super::World::new(super::Kind::Postgres).await).await })+
         }
     };
 }

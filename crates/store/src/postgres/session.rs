@@ -1,0 +1,96 @@
+//! What each kind of connection is set up to be, and what is asked of the server before it is believed.
+
+use super::config::PostgresConfig;
+use super::group::Link;
+use super::pipeline::Connection;
+use super::tls::{self, Tls};
+use super::wire::{Failure, SqlError, Wire};
+use crate::error::StoreError;
+
+/// The oldest server that is spoken to.
+const OLDEST: i64 = 150_000;
+/// Markers of writers that have not committed for so many transactions are forgotten.
+const FORGET_MARKERS: i64 = 1_000_000;
+
+/// Makes connections.
+pub(crate) struct Dialer {
+    pub(crate) config: PostgresConfig,
+    tls: Option<Tls>,
+}
+
+impl Dialer {
+    pub(crate) fn new(config: PostgresConfig) -> Result<Self, StoreError> {
+        config.check()?;
+        let tls = tls::prepare(&config).map_err(|message| StoreError::Settings { message })?;
+        Ok(Self { config, tls })
+    }
+
+    pub(crate) fn unreachable(&self, failure: &Failure) -> StoreError {
+        StoreError::Unreachable { place: self.config.place(), message: failure.to_string() }
+    }
+
+    /// Plans once and by index: a writer's statements all go by key, and tables were small when they were planned.
+    pub(crate) async fn writer(&self) -> Result<Link, Failure> {
+        let settings = format!(
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET idle_session_timeout = 0; \
+             SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
+             SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
+             SET enable_mergejoin = off; SET jit = off; \
+             SELECT set_config('synchronous_commit', 'on', false) \
+                WHERE current_setting('synchronous_commit') IN ('off', 'local')",
+            self.config.statement_timeout_ms, self.config.idle_in_transaction_timeout_ms
+        );
+        let mut wire = self.open(self.config.statement_timeout_ms, &settings).await?;
+        let forget = format!("DELETE FROM commit_marker WHERE id <> 1 AND age(xmin) > {FORGET_MARKERS}");
+        wire.simple(&forget).await?;
+        let marker =
+            wire.simple("INSERT INTO commit_marker (id, value) VALUES (nextval('writer'), 0) RETURNING id").await?;
+        Ok(Link::new(Connection::new(wire), number(&marker)?))
+    }
+
+    pub(crate) async fn reader(&self) -> Result<Connection, Failure> {
+        let settings = format!(
+            "SET statement_timeout = {0}; SET idle_in_transaction_session_timeout = {0}; SET idle_session_timeout = 0; \
+             SET default_transaction_read_only = on; SET jit = off",
+            self.config.read_timeout_ms
+        );
+        Ok(Connection::new(self.open(self.config.read_timeout_ms, &settings).await?))
+    }
+
+    /// For migrations, which may take their time.
+    pub(crate) async fn owner(&self) -> Result<Wire, Failure> {
+        self.open(
+            self.config.statement_timeout_ms,
+            "SET statement_timeout = 0; SET default_transaction_read_only = off",
+        )
+        .await
+    }
+
+    async fn open(&self, statement_ms: u64, settings: &str) -> Result<Wire, Failure> {
+        let mut wire = Wire::connect(&self.config, self.tls.as_ref(), statement_ms, settings).await?;
+        let version = number(&wire.simple("SELECT current_setting('server_version_num')").await?)?;
+        if version < OLDEST {
+            return Err(unfit(&format!("the server's version is {version}, at least {OLDEST} is needed")));
+        }
+        // Reads of a standby do not see what was answered before.
+        if wire.simple("SELECT pg_is_in_recovery()").await? != ["f"] {
+            return Err(Failure::Lost("the server is a standby".into()));
+        }
+        Ok(wire)
+    }
+}
+
+/// What the lost writer's marker counts, and an end to it. Waits for a transaction that still holds it.
+pub(crate) async fn settle(link: &mut Link, marker: i64) -> Result<Option<i64>, Failure> {
+    let found = link.simple(&format!("DELETE FROM commit_marker WHERE id = {marker} RETURNING value")).await?;
+    if found.is_empty() { Ok(None) } else { number(&found).map(Some) }
+}
+
+fn number(texts: &[String]) -> Result<i64, Failure> {
+    let found = texts.last().and_then(|text| text.parse().ok());
+    found.ok_or_else(|| Failure::Lost("a number was expected".into()))
+}
+
+fn unfit(message: &str) -> Failure {
+    Failure::Sql(SqlError { code: "0A000".into(), message: message.into() })
+}
