@@ -290,7 +290,9 @@ pub async fn set_config(
             concat!(
                 "UPDATE agent SET desired_rev = ",
                 rev!(),
-                ", name = ?3, config = ?4, region = ?5, config_version = config_version + 1, updated_at = ?6
+                ", name = ?3, config = ?4, region = ?5, config_version = config_version + 1, updated_at = ?6,
+                 away = CASE WHEN ?5 IS NULL OR worker_id IS NULL
+                    OR ?5 = (SELECT w.region FROM worker w WHERE w.worker_id = agent.worker_id) THEN 0 ELSE 1 END
                  WHERE npub = ?1 AND config_version = ?2"
             ),
             params![npub, expected_version, name.to_owned(), config_text(config)?, config.region.clone(), audit.at],
@@ -522,15 +524,14 @@ impl Wrap {
 
 /// Stores the state that follows the stored one: version 1 for the first, else one more. `Conflict::Version` otherwise.
 pub(crate) fn state_statement(npub: Npub, generation: Generation, state: &NewState, at: UnixMs) -> Statement {
-    Statement::write(
-        "INSERT INTO agent_state (npub, version, generation, blob, at) SELECT ?1, ?2, ?3, ?4, ?5
-         WHERE ?2 = 1 OR EXISTS (SELECT 1 FROM agent_state WHERE npub = ?1)
-         ON CONFLICT (npub) DO UPDATE SET version = excluded.version, generation = excluded.generation,
-            blob = excluded.blob, at = excluded.at
-         WHERE agent_state.version = excluded.version - 1",
-        params![npub, state.version, generation, state.blob.clone(), at],
-    )
-    .one_or_conflict(Conflict::Version)
+    let sql = if state.version == 1 {
+        "INSERT INTO agent_state (npub, version, generation, blob, at) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT DO NOTHING"
+    } else {
+        "UPDATE agent_state SET version = ?2, generation = ?3, blob = ?4, at = ?5 WHERE npub = ?1 AND version = ?2 - 1"
+    };
+    Statement::write(sql, params![npub, state.version, generation, state.blob.clone(), at])
+        .one_or_conflict(Conflict::Version)
 }
 
 fn exists(npub: Npub) -> Statement {

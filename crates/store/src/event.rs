@@ -140,8 +140,10 @@ pub(crate) fn append_statements(npub: Npub, event: &NewEvent) -> [Statement; 2] 
         params![npub, digest],
     );
     let insert = Statement::write(
+        // Not from a SELECT: an insert that may have many rows makes SQLite copy every page that it touches.
         "INSERT INTO event (npub, seq, at, body, sealed, hash, relayed)
-         SELECT npub, event_seq, ?2, ?3, ?4, event_head, 0 FROM agent WHERE npub = ?1 RETURNING seq",
+         VALUES (?1, (SELECT event_seq FROM agent WHERE npub = ?1), ?2, ?3, ?4,
+            (SELECT event_head FROM agent WHERE npub = ?1), 0) RETURNING seq",
         params![npub, event.at, body, event.sealed.clone()],
     );
     [raise.one_or_conflict(Conflict::NoAgent), insert.one_or_conflict(Conflict::NoAgent)]

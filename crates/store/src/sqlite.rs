@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 use sha2::Digest;
 
 use crate::batch::{Batch, Expect, Fence, Output, Statement, Value};
@@ -23,8 +24,10 @@ const BUSY_TRIES: u32 = 20;
 const BUSY_WAIT: Duration = Duration::from_millis(250);
 /// Prepared statements kept; the vocabulary has about half as many.
 const STATEMENTS: usize = 400;
+/// Groups during which a kind of batch that had to be undone gets savepoints.
+const CAUTION: i64 = 1_000;
 /// Pages of write-ahead log between checkpoints.
-const CHECKPOINT_PAGES: i64 = 4_000;
+const CHECKPOINT_PAGES: i64 = 16_000;
 
 /// A batch's fate.
 pub(crate) type Verdict = Result<Vec<Output>, StoreError>;
@@ -39,14 +42,23 @@ pub(crate) struct Engine {
     /// Number of the last group that was surely committed; stored by each group with its own writes.
     marker: i64,
     commit: Commit,
+    /// Kinds of batches that get a savepoint, each until a marker: one of them was refused after it had written.
+    cautious: HashMap<&'static str, i64>,
+}
+
+/// The prepared statements of one group. Each text is looked for in the connection's cache once, and here by its
+/// address: the vocabulary's texts are static.
+struct Prepared<'c> {
+    connection: &'c Connection,
+    open: HashMap<(usize, usize), CachedStatement<'c>>,
 }
 
 /// Why a group has to be run again: its transaction is gone.
 enum Lost {
     /// The engine rolled back by itself.
     Engine(String),
-    /// A batch without a savepoint wrote rows that it must not keep.
-    NeedsSavepoints,
+    /// A batch of this kind, without a savepoint, wrote rows that it must not keep.
+    NeedsSavepoints(&'static str),
 }
 
 /// How a try of a group ended.
@@ -72,7 +84,7 @@ impl Engine {
         set_up(&connection).map_err(|error| cannot_open(&shown, &error))?;
         migrate::run(&mut connection)?;
         let marker = read_marker(&connection).map_err(|error| cannot_open(&shown, &error))?;
-        Ok(Self { connection, path, marker, commit: commit_once })
+        Ok(Self { connection, path, marker, commit: commit_once, cautious: HashMap::new() })
     }
 
     #[cfg(test)]
@@ -82,13 +94,19 @@ impl Engine {
     }
 
     /// Runs batches in one transaction and tells each its own fate, after the commit.
+    ///
+    /// A savepoint makes SQLite copy every page that it touches. Hardly any batch is refused after its first write, so
+    /// none gets one at first; when one would have needed it, the whole group is rolled back and run again with them.
     pub(crate) fn run_group(&mut self, batches: &[Batch]) -> Vec<Verdict> {
         let mut savepoints = false;
         let mut message = String::new();
         for attempt in 0..GROUP_TRIES {
             match self.try_group(batches, savepoints) {
                 Try::Done(verdicts) => return verdicts,
-                Try::Again(Lost::NeedsSavepoints) => savepoints = true,
+                Try::Again(Lost::NeedsSavepoints(kind)) => {
+                    savepoints = true;
+                    self.cautious.insert(kind, self.marker + CAUTION);
+                }
                 Try::Again(Lost::Engine(why)) => {
                     tracing::warn!(attempt, batches = batches.len(), error = %why, "group rolled back");
                     message = why;
@@ -116,22 +134,29 @@ impl Engine {
         if let Err(error) = retry_busy(|| run_plain(&self.connection, "BEGIN IMMEDIATE")) {
             return Try::Again(Lost::Engine(error.to_string()));
         }
-        let mut fences = HashMap::new();
-        let mut verdicts = Vec::with_capacity(batches.len());
-        for batch in batches {
-            match self.run_batch(batch, savepoints, &mut fences) {
-                Ok(verdict) => verdicts.push(verdict),
-                Err(lost) => {
-                    self.roll_back();
-                    return Try::Again(lost);
-                }
+        let verdicts = match self.run_batches(batches, savepoints) {
+            Ok(verdicts) => verdicts,
+            Err(lost) => {
+                self.roll_back();
+                return Try::Again(lost);
             }
-        }
+        };
         if verdicts.iter().all(Result::is_err) {
             self.roll_back();
             return Try::Done(verdicts);
         }
         self.finish(verdicts)
+    }
+
+    fn run_batches(&self, batches: &[Batch], savepoints: bool) -> Result<Vec<Verdict>, Lost> {
+        let mut fences = HashMap::new();
+        let mut prepared = Prepared::of(&self.connection);
+        let mut verdicts = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let savepoint = savepoints || self.cautious.get(batch.attempted).is_some_and(|until| *until > self.marker);
+            verdicts.push(self.run_batch(batch, savepoint, &mut fences, &mut prepared)?);
+        }
+        Ok(verdicts)
     }
 
     /// Commits. When the answer is an error, the marker says what really happened before anyone is told anything.
@@ -180,7 +205,13 @@ impl Engine {
         }
     }
 
-    fn run_batch(&self, batch: &Batch, savepoints: bool, fences: &mut HashMap<Fence, bool>) -> Result<Verdict, Lost> {
+    fn run_batch<'c>(
+        &'c self,
+        batch: &Batch,
+        savepoint: bool,
+        fences: &mut HashMap<Fence, bool>,
+        prepared: &mut Prepared<'c>,
+    ) -> Result<Verdict, Lost> {
         match batch.fence {
             Some(fence) => match self.fence_holds(fence, fences) {
                 Ok(true) => {}
@@ -190,13 +221,13 @@ impl Engine {
             // The control plane's batches are the ones that move fences.
             None => fences.clear(),
         }
-        if !savepoints && !wants_savepoint(batch) {
-            return self.run_statements(batch, false);
+        if !savepoint {
+            return self.run_statements(batch, false, prepared);
         }
         if let Err(error) = run_plain(&self.connection, "SAVEPOINT batch") {
             return self.unless_lost(batch, &error);
         }
-        let verdict = self.run_statements(batch, true)?;
+        let verdict = self.run_statements(batch, true, prepared)?;
         let undo = verdict.is_err().then(|| run_plain(&self.connection, "ROLLBACK TO batch")).transpose();
         match undo.and_then(|_| run_plain(&self.connection, "RELEASE batch")) {
             Ok(()) => Ok(verdict),
@@ -204,21 +235,29 @@ impl Engine {
         }
     }
 
-    fn run_statements(&self, batch: &Batch, savepoint: bool) -> Result<Verdict, Lost> {
+    fn run_statements<'c>(
+        &'c self,
+        batch: &Batch,
+        savepoint: bool,
+        prepared: &mut Prepared<'c>,
+    ) -> Result<Verdict, Lost> {
         let mut outputs = Vec::with_capacity(batch.statements.len());
+        let mut wrote = false;
         for statement in &batch.statements {
-            let output = match run_statement(&self.connection, statement) {
-                Ok(output) => output,
-                Err(error) => return self.unless_lost(batch, &error),
+            let refused = match prepared.run(statement) {
+                Ok(output) => {
+                    wrote |= statement.writes && output.affected > 0;
+                    let refused = refusal(batch, statement, &output);
+                    outputs.push(output);
+                    refused
+                }
+                Err(error) => self.unless_lost(batch, &error)?.err(),
             };
-            if let Some(refused) = refusal(batch, statement, &output) {
-                return if statement.writes && output.affected > 0 && !savepoint {
-                    Err(Lost::NeedsSavepoints)
-                } else {
-                    Ok(Err(refused))
-                };
+            match refused {
+                None => {}
+                Some(_) if wrote && !savepoint => return Err(Lost::NeedsSavepoints(batch.attempted)),
+                Some(refused) => return Ok(Err(refused)),
             }
-            outputs.push(output);
         }
         Ok(Ok(outputs))
     }
@@ -262,14 +301,15 @@ pub(crate) fn read(connection: &Connection, batch: &Batch) -> Verdict {
     let database =
         |error: rusqlite::Error| StoreError::Database { attempted: batch.attempted, message: error.to_string() };
     if let [statement] = batch.statements.as_slice() {
-        let output = run_statement(connection, statement).map_err(database)?;
+        let output = Prepared::of(connection).run(statement).map_err(database)?;
         return refusal(batch, statement, &output).map_or(Ok(vec![output]), Err);
     }
     run_plain(connection, "BEGIN").map_err(database)?;
     let mut outputs = Vec::with_capacity(batch.statements.len());
+    let mut prepared = Prepared::of(connection);
     let mut failed = None;
     for statement in &batch.statements {
-        match run_statement(connection, statement) {
+        match prepared.run(statement) {
             Ok(output) => {
                 failed = refusal(batch, statement, &output);
                 outputs.push(output);
@@ -284,12 +324,6 @@ pub(crate) fn read(connection: &Connection, batch: &Batch) -> Verdict {
     failed.map_or(Ok(outputs), Err)
 }
 
-/// A batch can be left half done only if something may still fail after its first write.
-fn wants_savepoint(batch: &Batch) -> bool {
-    let first_write = batch.statements.iter().position(|statement| statement.writes);
-    first_write.is_some_and(|first| first + 1 < batch.statements.len())
-}
-
 fn refusal(batch: &Batch, statement: &Statement, output: &Output) -> Option<StoreError> {
     match &statement.expect {
         Expect::Rows(rows, verdict) if *rows != output.affected => Some(batch.refused(verdict.clone())),
@@ -297,11 +331,23 @@ fn refusal(batch: &Batch, statement: &Statement, output: &Output) -> Option<Stor
     }
 }
 
-fn run_statement(connection: &Connection, statement: &Statement) -> rusqlite::Result<Output> {
-    match &statement.sql {
-        Cow::Borrowed(sql) => step(&mut *connection.prepare_cached(sql)?, statement),
-        // Made to measure: keeping it would push out the ones that come back.
-        Cow::Owned(sql) => step(&mut connection.prepare(sql)?, statement),
+impl<'c> Prepared<'c> {
+    fn of(connection: &'c Connection) -> Self {
+        Self { connection, open: HashMap::new() }
+    }
+
+    fn run(&mut self, statement: &Statement) -> rusqlite::Result<Output> {
+        match &statement.sql {
+            Cow::Borrowed(sql) => {
+                let prepared = match self.open.entry((sql.as_ptr() as usize, sql.len())) {
+                    Entry::Occupied(open) => open.into_mut(),
+                    Entry::Vacant(place) => place.insert(self.connection.prepare_cached(sql)?),
+                };
+                step(prepared, statement)
+            }
+            // Made to measure: keeping it would push out the ones that come back.
+            Cow::Owned(sql) => step(&mut self.connection.prepare(sql)?, statement),
+        }
     }
 }
 

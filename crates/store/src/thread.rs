@@ -1,10 +1,12 @@
 //! SQLite on its own threads: one writes in groups, a few read.
 //!
 //! Callers wait for durability, the writer batches whatever waits: the group grows with the load by itself, because
-//! everything that arrives during one commit is in the next.
+//! everything that arrives during one commit is in the next. Callers who have just been answered often come back at
+//! once with their next step; the writer gives them a moment, because a group of all costs hardly more than one of half.
 
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +21,12 @@ const QUEUE: usize = 4_096;
 /// Batches in one commit at most.
 const GROUP: usize = 512;
 const READERS: usize = 2;
+/// Fewer callers than this are not waited for: a small group is cheap.
+const WORTH_WAITING: usize = 16;
+/// The wait goes on, so long at a time, while callers keep coming.
+const MOMENT: Duration = Duration::from_micros(100);
+/// Moments that a group waits at most.
+const MOMENTS: u32 = 20;
 
 struct Job {
     batch: Batch,
@@ -61,7 +69,9 @@ fn spawn(path: &Path, name: &str, run: impl FnOnce() + Send + 'static) -> Result
 
 fn write_loop(mut engine: Engine, mut jobs: mpsc::Receiver<Job>) {
     let (mut batches, mut replies) = (Vec::with_capacity(GROUP), Vec::with_capacity(GROUP));
+    let mut expected = 0;
     while let Some(first) = jobs.blocking_recv() {
+        await_callers(&jobs, expected);
         let mut next = Some(first);
         while let Some(job) = next {
             batches.push(job.batch);
@@ -69,10 +79,30 @@ fn write_loop(mut engine: Engine, mut jobs: mpsc::Receiver<Job>) {
             next = if batches.len() < GROUP { jobs.try_recv().ok() } else { None };
         }
         let verdicts = engine.run_group(&batches);
+        // Whoever is answered now may be back, beside those who came meanwhile.
+        expected = (batches.len() + jobs.len()).min(GROUP);
         batches.clear();
         for (reply, verdict) in replies.drain(..).zip(verdicts) {
             // A caller that went away has lost its answer, not its write.
             let _ = reply.send(verdict);
+        }
+    }
+}
+
+/// Until as many wait as last time, or no more come. One caller has been received already.
+fn await_callers(jobs: &mpsc::Receiver<Job>, expected: usize) {
+    if expected < WORTH_WAITING {
+        return;
+    }
+    let mut waiting = jobs.len();
+    for _ in 0..MOMENTS {
+        if waiting + 1 >= expected {
+            return;
+        }
+        std::thread::sleep(MOMENT);
+        let before = std::mem::replace(&mut waiting, jobs.len());
+        if waiting <= before {
+            return;
         }
     }
 }
