@@ -18,7 +18,7 @@ use super::watch::{Figures, Samples, Window};
 const GROUP: usize = 512;
 /// As the store's connections have them.
 const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
-    PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -32768;";
+    PRAGMA wal_autocheckpoint = 16000; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -32768;";
 const BEGIN: &str = "INSERT INTO tick (tick_id, npub, cause, status, generation, started_at, cost_msat, actions, steps)
     VALUES (?1, ?2, 'heartbeat', 'open', 1, ?3, 0, '[]', '[]')";
 const RECORD: &str = "INSERT INTO journal (tick_id, seq, generation, kind, version, idem_class, digest, blob)
@@ -82,19 +82,26 @@ impl Line {
 impl Writer {
     fn measure(&mut self, window: Window) -> anyhow::Result<Figures> {
         let mut samples = Samples::default();
+        self.stagger(&window)?;
         let before = self.commits;
-        // Agents don't tick in step: each group holds every kind of append.
-        for index in 0..self.lines.len() {
-            for _ in self.lines[index].step..index % APPENDS {
-                self.append(index, &window)?;
-            }
-        }
         while !window.over() {
             for first in (0..self.lines.len()).step_by(GROUP) {
                 self.group(first..self.lines.len().min(first + GROUP), &window, &mut samples)?;
             }
         }
         Ok(samples.figures(&window, self.commits - before))
+    }
+
+    /// Agents don't tick in step: each group holds every kind of append.
+    fn stagger(&mut self, window: &Window) -> anyhow::Result<()> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for index in 0..self.lines.len() {
+            while self.lines[index].step < index % APPENDS {
+                self.append(index, window)?;
+            }
+        }
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
     }
 
     fn group(&mut self, span: std::ops::Range<usize>, window: &Window, samples: &mut Samples) -> anyhow::Result<()> {

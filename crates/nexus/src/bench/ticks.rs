@@ -56,6 +56,9 @@ async fn measure(host: &Host, agents: Vec<Agent>, window: Window) -> anyhow::Res
 
 async fn live(pen: Arc<Pen>, mut agent: Agent) -> anyhow::Result<(Samples, Agent)> {
     let mut samples = Samples::default();
+    // Agents don't tick in step.
+    let [early, late] = random(&*pen.world.entropy);
+    tokio::time::sleep(pen.window.warm_up() * u32::from(u16::from_be_bytes([early, late])) / 65_536 / 2).await;
     while !pen.window.over() {
         let began = pen.window.now();
         pen.tick(&mut agent).await?;

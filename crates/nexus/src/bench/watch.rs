@@ -55,6 +55,10 @@ impl Window {
         Self { watch: Watch::start(), from: warm_up, until: warm_up + counted }
     }
 
+    pub fn warm_up(&self) -> Duration {
+        self.from
+    }
+
     pub fn now(&self) -> Duration {
         self.watch.elapsed()
     }
