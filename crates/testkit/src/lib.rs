@@ -3,6 +3,7 @@
 pub mod fuzz;
 pub mod nats;
 pub mod postgres;
+pub mod proxy;
 mod time;
 
 pub use time::{ManualClock, SeededEntropy, SystemEntropy, TestClock};
