@@ -27,6 +27,7 @@ pub mod event;
 pub mod hosted;
 pub mod idempotency;
 pub mod inbox;
+pub mod inspect;
 pub mod installation;
 pub mod journal;
 pub mod payment;

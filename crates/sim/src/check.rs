@@ -1,0 +1,218 @@
+//! What must hold at a run's end, when everything that was under way has come to its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nexus_core::budget::{Counter, Window};
+use nexus_core::payment::PaymentState;
+use nexus_core::status::Desired;
+use nexus_core::{Hash32, Msat, TickId};
+use nexus_store::event::Chain;
+use nexus_store::payment::{self, Payment};
+use nexus_store::{StoreError, agent, event, inbox, inspect, publication, tick};
+
+use crate::agents::Agent;
+use crate::world::World;
+
+/// Reasons for which a trigger may wait.
+const WAITS: [&str; 4] = ["day_limit", "tick_rate", "reserve", "no_provider"];
+
+/// Whether nothing is under way any more. `None`: all is quiet.
+pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
+    for owned in &world.agents {
+        let name = &owned.name;
+        let Some(found) = agent::get(&world.store, owned.npub).await? else { return Ok(Some(format!("{name} is gone"))) };
+        if found.worker.is_none() {
+            return Ok(Some(format!("{name} has no worker")));
+        }
+        if tick::open(&world.store, owned.npub).await?.is_some() {
+            return Ok(Some(format!("{name} has an open tick")));
+        }
+        if !payment::open(&world.store, owned.npub).await?.is_empty() {
+            return Ok(Some(format!("{name} has an open payment")));
+        }
+        if !publication::pending(&world.store, owned.npub).await?.is_empty() {
+            return Ok(Some(format!("{name} has something to publish")));
+        }
+        let may_wait = found.reason.as_ref().is_some_and(|reason| WAITS.contains(&reason.code.as_str()));
+        if !may_wait && !inbox::pending(&world.store, owned.npub, 1).await?.is_empty() {
+            let why = found.reason.map_or_else(|| "no reason".into(), |reason| reason.code);
+            return Ok(Some(format!("{name} has triggers that wait ({why})")));
+        }
+    }
+    Ok(None)
+}
+
+/// Checks everything; what does not hold is in the trace.
+pub async fn all(world: &World) -> Result<(), StoreError> {
+    if let Some(unrest) = unrest(world).await? {
+        world.trace.violated(format_args!("stuck: {unrest}"));
+    }
+    for owned in &world.agents {
+        chain(world, owned).await?;
+        standing(world, owned).await?;
+        triggers(world, owned).await?;
+        money(world, owned).await?;
+    }
+    jobs(world);
+    Ok(())
+}
+
+async fn chain(world: &World, owned: &Agent) -> Result<(), StoreError> {
+    match event::verify_chain(&world.store, owned.npub).await? {
+        Chain::Intact { events, .. } => world.trace.note(format_args!("{}: {events} events", owned.name)),
+        Chain::Broken { seq, why } => {
+            world.trace.violated(format_args!("{}: the events break at {seq}: {why}", owned.name));
+        }
+    }
+    Ok(())
+}
+
+/// Whoever should run runs, or says why not and when it tries again.
+async fn standing(world: &World, owned: &Agent) -> Result<(), StoreError> {
+    let Some(found) = agent::get(&world.store, owned.npub).await? else { return Ok(()) };
+    if found.desired != Desired::Running {
+        world.trace.violated(format_args!("{} should run in the end", owned.name));
+    }
+    if found.reason.is_some() && found.next_attempt_at.is_none() && found.next_tick_at.is_none() {
+        world.trace.violated(format_args!("{} has a reason and no next attempt", owned.name));
+    }
+    if found.next_tick_at.is_none() {
+        world.trace.violated(format_args!("{} has no next tick", owned.name));
+    }
+    if let Some(reason) = found.reason.filter(|reason| !WAITS.contains(&reason.code.as_str())) {
+        world.trace.violated(format_args!("{} is kept from running: {}", owned.name, reason.code));
+    }
+    Ok(())
+}
+
+/// No acknowledged trigger is gone; each was settled once, or waits for a reason.
+async fn triggers(world: &World, owned: &Agent) -> Result<(), StoreError> {
+    let stored = inspect::triggers(&world.store, owned.npub).await?;
+    let known: BTreeSet<&str> = stored.iter().map(|trigger| trigger.external_id.as_str()).collect();
+    let lost = {
+        let seen = world.seen();
+        seen.acknowledged.iter().filter(|(npub, id)| *npub == owned.npub && !known.contains(id.as_str())).count()
+    };
+    if lost > 0 {
+        world.trace.violated(format_args!("{}: {lost} acknowledged triggers are gone", owned.name));
+    }
+    for trigger in stored.iter().filter(|trigger| trigger.handled) {
+        match (&trigger.tick, &trigger.note) {
+            (Some(id), None) => {
+                if tick::get(&world.store, owned.npub, *id).await?.is_none() {
+                    world.trace.violated(format_args!("{}: a trigger was handled by no tick", owned.name));
+                }
+            }
+            (None, Some(_)) => {}
+            (Some(_), Some(_)) | (None, None) => {
+                world.trace.violated(format_args!("{}: a trigger was settled twice, or without a word", owned.name));
+            }
+        }
+    }
+    let handled = stored.iter().filter(|trigger| trigger.handled).count();
+    world.trace.note(format_args!("{}: {handled} of {} triggers handled", owned.name, stored.len()));
+    Ok(())
+}
+
+/// The record is what happened, and within the limits.
+async fn money(world: &World, owned: &Agent) -> Result<(), StoreError> {
+    let payments = payment::list(&world.store, owned.npub, None, payment::MAX_PAGE).await?;
+    compare(world, owned, &payments);
+    one_for_each_tick(world, owned, &payments);
+    let mut expected: BTreeMap<String, Counter> = BTreeMap::new();
+    for payment in &payments {
+        for window in &payment.windows {
+            let counter = expected.entry(window.key()).or_default();
+            if payment.state == PaymentState::Settled {
+                let spent = payment.amount.saturating_add(payment.fee);
+                counter.settled = counter.settled.saturating_add(spent);
+            } else if payment.state.holds() {
+                counter.held = counter.held.saturating_add(payment.hold());
+            }
+        }
+    }
+    for (window, counter) in inspect::windows(&world.store, owned.npub).await? {
+        let limit = match window {
+            Window::Day(_) => owned.limits.day_msat,
+            Window::Tick(_) => owned.limits.tick_msat,
+        };
+        let kind = if matches!(window, Window::Day(_)) { "day" } else { "tick" };
+        if counter.used() > limit {
+            world.trace.violated(format_args!("{}: a {kind} spent {} of {limit}", owned.name, counter.used()));
+        }
+        let wanted = expected.remove(&window.key()).unwrap_or_default();
+        if wanted != counter {
+            world.trace.violated(format_args!(
+                "{}: a {kind} counts {counter:?}, its payments say {wanted:?}",
+                owned.name
+            ));
+        }
+    }
+    if expected.values().any(|counter| *counter != Counter::default()) {
+        world.trace.violated(format_args!("{}: payments in windows that are not counted", owned.name));
+    }
+    Ok(())
+}
+
+/// The payee's side is the recorded side.
+fn compare(world: &World, owned: &Agent, payments: &[Payment]) {
+    let books = world.ledger.books();
+    let mut really: BTreeMap<Hash32, (Msat, Msat)> = BTreeMap::new();
+    for (payer, hash, amount, fee) in &books.settled {
+        if *payer == owned.npub {
+            really.insert(*hash, (*amount, *fee));
+        }
+    }
+    let name = |hash: &Hash32| world.seen().names.get(hash).cloned().unwrap_or_default();
+    for payment in payments {
+        let recorded = payment.state == PaymentState::Settled;
+        match (recorded, really.remove(&payment.hash)) {
+            (true, Some((amount, fee))) if (amount, fee) == (payment.amount, payment.fee) => {}
+            (false, None) => {}
+            (true, Some(_)) => {
+                world.trace.violated(format_args!("{}: {} was paid otherwise", owned.name, name(&payment.hash)));
+            }
+            (true, None) => {
+                world.trace.violated(format_args!("{}: {} is settled, and unpaid", owned.name, name(&payment.hash)));
+            }
+            (false, Some(_)) => world.trace.violated(format_args!(
+                "{}: {} was paid, and is on record as {}",
+                owned.name,
+                name(&payment.hash),
+                payment.state.as_str()
+            )),
+        }
+    }
+    for hash in really.keys() {
+        world.trace.violated(format_args!("{}: {} was paid without a record", owned.name, name(hash)));
+    }
+    let spent: u64 = books.settled.iter().filter(|(payer, ..)| *payer == owned.npub).map(|(_, _, a, f)| a.as_u64() + f.as_u64()).sum();
+    world.trace.note(format_args!("{}: {} payments, {spent} msat", owned.name, payments.len()));
+}
+
+/// A tick buys once: going to another provider is for what was surely not paid.
+fn one_for_each_tick(world: &World, owned: &Agent, payments: &[Payment]) {
+    let books = world.ledger.books();
+    let mut paid: BTreeMap<TickId, u32> = BTreeMap::new();
+    for payment in payments {
+        let settled = books.settled.iter().any(|(payer, hash, ..)| *payer == owned.npub && *hash == payment.hash);
+        if let (true, Some(tick)) = (settled, payment.tick) {
+            *paid.entry(tick).or_default() += 1;
+        }
+    }
+    if paid.values().any(|times| *times > 1) {
+        world.trace.violated(format_args!("{}: one tick paid twice", owned.name));
+    }
+}
+
+/// The sellers' view: nobody is paid twice for one job.
+fn jobs(world: &World) {
+    let books = world.ledger.books();
+    let mut paid: BTreeMap<Hash32, u32> = BTreeMap::new();
+    for bill in books.bills.values().filter(|bill| bill.paid_by.is_some()) {
+        *paid.entry(bill.request).or_default() += 1;
+    }
+    if paid.values().any(|times| *times > 1) {
+        world.trace.violated("one job was paid twice");
+    }
+}

@@ -1,0 +1,285 @@
+//! The processes: started, killed, frozen, restarted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexus_control::{ControlConfig, ControlParts, Metrics};
+use nexus_core::WorkerId;
+use nexus_worker::{Faults, WorkerConfig, WorkerParts};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::agents;
+use crate::bus::SimBus;
+use crate::database;
+use crate::dice::Dice;
+use crate::process::{Phase, Process, SimClock};
+use crate::relays::SimRelays;
+use crate::shelves::OWN;
+use crate::wallet::SimWallets;
+use crate::world::{Accident, World};
+
+/// A slot for a process: the same worker or control plane over its lives.
+struct Slot {
+    clock: Arc<SimClock>,
+    life: u32,
+    process: Arc<Process>,
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+pub struct Fleet {
+    world: Arc<World>,
+    dice: Arc<Dice>,
+    slots: BTreeMap<String, Slot>,
+    accidents: mpsc::UnboundedReceiver<(String, Accident)>,
+    /// What has to happen later, by virtual ms: thaws and restarts, with the life that they are meant for.
+    later: BTreeMap<(u64, String), (Later, u32)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Later {
+    Thaw,
+    Start,
+}
+
+impl Fleet {
+    pub fn new(
+        world: Arc<World>,
+        dice: Arc<Dice>,
+        accidents: mpsc::UnboundedReceiver<(String, Accident)>,
+        start: tokio::time::Instant,
+    ) -> Self {
+        let mut fleet = Self { world, dice, slots: BTreeMap::new(), accidents, later: BTreeMap::new() };
+        let plan = fleet.world.plan.clone();
+        let controls = (0..plan.controls).map(|index| format!("c{index}"));
+        let workers = (0..plan.workers).map(|index| format!("w{index}"));
+        for name in controls.chain(workers).collect::<Vec<_>>() {
+            let clock = SimClock::new(start, plan.wall);
+            let skew = u64::try_from(plan.skew_ms).unwrap_or(0);
+            if fleet.dice.chance(400) {
+                clock.set_off(i64::try_from(fleet.dice.between(0, 2 * skew)).unwrap_or(0) - plan.skew_ms);
+            }
+            fleet.start(&name, clock, 1);
+        }
+        fleet
+    }
+
+    /// Lets what happens to processes happen, until the trouble is over; then everyone is brought back to life.
+    pub async fn run(mut self) {
+        let mut next = self.next_accident();
+        loop {
+            let now = self.mono();
+            if self.world.calm() {
+                return self.heal().await;
+            }
+            if now >= next {
+                self.random_accident();
+                next = self.next_accident();
+            }
+            self.due(now);
+            let until = self.later.keys().next().map_or(next, |(at, _)| (*at).min(next)).saturating_sub(now).clamp(1, 500);
+            let heard = tokio::time::timeout(Duration::from_millis(until), self.accidents.recv()).await;
+            if let Ok(Some((name, accident))) = heard {
+                self.follow(&name, accident);
+            }
+        }
+    }
+
+    fn mono(&self) -> u64 {
+        use nexus_core::Clock;
+        self.world.clock.mono().0
+    }
+
+    fn next_accident(&self) -> u64 {
+        let pause = self.world.plan.accidents_ms.map(|mean| self.dice.between(mean / 4, mean * 2));
+        pause.map_or(u64::MAX / 2, |pause| self.mono() + pause)
+    }
+
+    fn random_accident(&mut self) {
+        let names: Vec<String> = self.slots.keys().cloned().collect();
+        let name = self.dice.pick(&names).clone();
+        match self.dice.between(0, 9) {
+            0..=2 => self.hit(&name, Accident::Kill),
+            3..=5 => {
+                let ms = self.dice.between(1_000, 25_000);
+                self.hit(&name, Accident::Freeze(ms));
+            }
+            6 => self.stop(&name),
+            7 | 8 => {
+                let skew = u64::try_from(self.world.plan.skew_ms).unwrap_or(0);
+                let off = i64::try_from(self.dice.between(0, 2 * skew)).unwrap_or(0) - self.world.plan.skew_ms;
+                self.world.trace.note(format_args!("{name} wall clock off by {off} ms"));
+                if let Some(slot) = self.slots.get(&name) {
+                    slot.clock.set_off(off);
+                }
+            }
+            _ => {
+                let ms = self.dice.between(50, 900);
+                self.hit(&name, Accident::Freeze(ms));
+            }
+        }
+    }
+
+    fn hit(&mut self, name: &str, accident: Accident) {
+        let Some(slot) = self.slots.get(name) else { return };
+        if slot.process.phase() != Phase::Running {
+            return;
+        }
+        let process = slot.process.clone();
+        match accident {
+            Accident::Kill => process.kill(),
+            Accident::Freeze(_) => process.freeze(true),
+        }
+        self.follow(name, accident);
+    }
+
+    /// A graceful stop: it has its time to drain, and comes back.
+    fn stop(&mut self, name: &str) {
+        let Some(slot) = self.slots.get(name) else { return };
+        if slot.process.phase() == Phase::Running {
+            self.world.trace.note(format_args!("{name} is asked to stop"));
+            slot.stop.cancel();
+        }
+    }
+
+    /// What an accident leads to: the dead are swept away and restarted, the frozen thaw.
+    fn follow(&mut self, name: &str, accident: Accident) {
+        let now = self.mono();
+        let Some(slot) = self.slots.get(name) else { return };
+        let life = slot.life;
+        match accident {
+            Accident::Kill => {
+                self.world.trace.note(format_args!("{name} is killed"));
+                self.world.seen().crashes += 1;
+                slot.task.abort();
+                let at = now + self.dice.between(50, 12_000);
+                self.later.insert((at, name.to_owned()), (Later::Start, life));
+            }
+            Accident::Freeze(ms) => {
+                self.world.trace.note(format_args!("{name} stands still for {ms} ms"));
+                self.world.seen().freezes += 1;
+                self.later.insert((now + ms, name.to_owned()), (Later::Thaw, life));
+            }
+        }
+    }
+
+    fn due(&mut self, now: u64) {
+        while let Some(entry) = self.later.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let ((_, name), (what, life)) = entry.remove_entry();
+            let current = self.slots.get(&name).is_some_and(|slot| slot.life == life);
+            match what {
+                Later::Thaw if current => self.thaw(&name),
+                Later::Start if current => self.restart(&name),
+                Later::Thaw | Later::Start => {}
+            }
+        }
+        // Whoever ended by itself comes back at once, as under any supervisor.
+        let ended = |slot: &Slot| slot.task.is_finished() && slot.process.phase() != Phase::Dead;
+        let ended: Vec<String> =
+            self.slots.iter().filter(|(_, slot)| ended(slot)).map(|(name, _)| name.clone()).collect();
+        for name in ended {
+            self.restart(&name);
+        }
+    }
+
+    fn thaw(&self, name: &str) {
+        if let Some(slot) = self.slots.get(name) {
+            self.world.trace.note(format_args!("{name} goes on"));
+            slot.process.freeze(false);
+        }
+    }
+
+    fn restart(&mut self, name: &str) {
+        let Some(slot) = self.slots.remove(name) else { return };
+        slot.process.kill();
+        slot.task.abort();
+        self.start(name, slot.clock, slot.life + 1);
+    }
+
+    fn start(&mut self, name: &str, clock: Arc<SimClock>, life: u32) {
+        self.world.trace.note(format_args!("{name} starts, life {life}"));
+        let process = Process::new(name, clock.clone());
+        let stop = CancellationToken::new();
+        let dice = Arc::new(self.dice.fork(name));
+        let task = if name.starts_with('w') {
+            let parts = self.worker(name, &process, &dice);
+            let (world, name, stop) = (self.world.clone(), name.to_owned(), stop.clone());
+            tokio::spawn(async move {
+                let ended = nexus_worker::run(parts, stop).await;
+                let said = if ended.is_ok() { "well" } else { "with an error" };
+                world.trace.note(format_args!("{name} ends {said}"));
+            })
+        } else {
+            tokio::spawn(nexus_control::reconcile_only(self.control(&process, &dice, &stop)))
+        };
+        self.slots.insert(name.to_owned(), Slot { clock, life, process, task, stop });
+    }
+
+    fn worker(&self, name: &str, process: &Arc<Process>, dice: &Arc<Dice>) -> WorkerParts {
+        let (world, process, dice) = (self.world.clone(), process.clone(), dice.clone());
+        let number = name.bytes().last().unwrap_or(b'0');
+        WorkerParts {
+            id: WorkerId::from_bytes([number; 16]),
+            store: database::store(&world, &process, &dice),
+            bus: Arc::new(SimBus { world: world.clone(), process: process.clone(), dice: dice.clone() }),
+            clock: process.clock.clone(),
+            entropy: dice.clone(),
+            relays: Arc::new(SimRelays { world: world.clone(), process: process.clone(), dice: dice.clone() }),
+            wallets: Arc::new(SimWallets { world, process, dice }),
+            pool: agents::pool(),
+            config: WorkerConfig {
+                capacity: 100,
+                turns: 8,
+                tick_timeout_ms: 90_000,
+                offer_timeout_ms: 6_000,
+                job_timeout_ms: 20_000,
+                publish_timeout_ms: 2_000,
+                own_relay: OWN.into(),
+                market_ms: 15_000,
+                ..WorkerConfig::default()
+            },
+            faults: Faults::default(),
+        }
+    }
+
+    fn control(&self, process: &Arc<Process>, dice: &Arc<Dice>, stop: &CancellationToken) -> ControlParts {
+        let (world, process, dice) = (self.world.clone(), process.clone(), dice.clone());
+        let origin = url::Url::parse("http://control.sim").unwrap_or_else(|_| unreachable!("a constant URL"));
+        ControlParts {
+            store: database::store(&world, &process, &dice),
+            bus: Arc::new(SimBus { world, process: process.clone(), dice: dice.clone() }),
+            clock: process.clock.clone(),
+            entropy: dice,
+            config: ControlConfig::new(origin),
+            metrics: Arc::new(Metrics::default()),
+            stop: stop.clone(),
+        }
+    }
+
+    /// Everyone lives and goes on, with a true clock, until the run ends.
+    async fn heal(mut self) {
+        self.world.trace.note("the trouble is over");
+        let names: Vec<String> = self.slots.keys().cloned().collect();
+        for name in names {
+            let Some(slot) = self.slots.get(&name) else { continue };
+            slot.clock.set_off(0);
+            match slot.process.phase() {
+                Phase::Running => {}
+                Phase::Frozen => self.thaw(&name),
+                Phase::Dead => self.restart(&name),
+            }
+        }
+        loop {
+            let now = self.mono();
+            self.later.clear();
+            self.due(now);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}

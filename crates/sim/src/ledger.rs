@@ -1,0 +1,123 @@
+//! The Lightning network as it really is: who has what, and which invoices were paid by whom.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bitcoin::hashes::Hash;
+use bitcoin::secp256k1::{Message, Secp256k1, SecretKey};
+use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+use nexus_core::payment::FailureClass;
+use nexus_core::{Hash32, Msat, Npub, UnixMs};
+use tokio::sync::Notify;
+
+/// An invoice, and whether it was paid.
+#[derive(Debug, Clone)]
+pub struct Bill {
+    /// The job request that it is for.
+    pub request: Hash32,
+    pub preimage: Hash32,
+    pub amount: Msat,
+    pub expires_at: UnixMs,
+    pub paid_by: Option<Npub>,
+    /// Told when it is paid.
+    pub paid: Arc<Notify>,
+}
+
+/// Where one send stands at the payer's backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    InFlight,
+    Settled { fee: Msat },
+    Failed(FailureClass),
+}
+
+/// One send as the payer's backend knows it.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub payer: Npub,
+    pub hash: Hash32,
+    pub payment_id: String,
+    pub attempt: u32,
+    pub standing: Standing,
+}
+
+#[derive(Debug, Default)]
+pub struct Books {
+    pub balances: BTreeMap<Npub, u64>,
+    pub bills: BTreeMap<Hash32, Bill>,
+    /// By payer and what the backend recognises a repeat by.
+    pub sends: BTreeMap<(Npub, String), Sent>,
+    /// In the order of their settlement: payer, hash, amount, fee.
+    pub settled: Vec<(Npub, Hash32, Msat, Msat)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Books>);
+
+impl Ledger {
+    pub fn books(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn fund(&self, who: Npub, amount: Msat) {
+        *self.books().balances.entry(who).or_default() += amount.as_u64();
+    }
+
+    pub fn balance(&self, who: &Npub) -> Msat {
+        let msat = self.books().balances.get(who).copied().unwrap_or(0);
+        Msat::try_from(msat).unwrap_or(Msat::ZERO)
+    }
+
+    /// Makes an invoice for a job. Returns it with what is told when it is paid.
+    pub fn invoice(
+        &self,
+        request: Hash32,
+        preimage: Hash32,
+        amount: Msat,
+        now: UnixMs,
+        secs: u64,
+    ) -> Option<(String, Hash32, Arc<Notify>)> {
+        let hash = Hash32::sha256(preimage.as_bytes());
+        let bolt11 = write(hash, amount, now, secs)?;
+        let paid = Arc::new(Notify::new());
+        let expires_at = UnixMs::from_secs(now.secs()).plus_ms(i64::try_from(secs).unwrap_or(0) * 1_000);
+        let bill = Bill { request, preimage, amount, expires_at, paid_by: None, paid: paid.clone() };
+        self.books().bills.insert(hash, bill);
+        Some((bolt11, hash, paid))
+    }
+}
+
+impl Books {
+    /// Pays, if payer and invoice allow it. Money moves here and nowhere else.
+    pub fn settle(&mut self, payer: Npub, hash: Hash32, fee: Msat) -> Standing {
+        let Some(bill) = self.bills.get_mut(&hash) else { return Standing::Failed(FailureClass::NoRoute) };
+        if bill.paid_by.is_some() {
+            return Standing::Failed(FailureClass::Rejected);
+        }
+        let cost = bill.amount.saturating_add(fee).as_u64();
+        let balance = self.balances.entry(payer).or_default();
+        let Some(rest) = balance.checked_sub(cost) else { return Standing::Failed(FailureClass::NoFunds) };
+        *balance = rest;
+        bill.paid_by = Some(payer);
+        bill.paid.notify_one();
+        self.settled.push((payer, hash, bill.amount, fee));
+        Standing::Settled { fee }
+    }
+}
+
+/// A BOLT 11 invoice of the simulated node.
+fn write(hash: Hash32, amount: Msat, now: UnixMs, secs: u64) -> Option<String> {
+    let key = SecretKey::from_slice(&[7; 32]).ok()?;
+    let secp = Secp256k1::new();
+    let builder = InvoiceBuilder::new(Currency::Regtest)
+        .description("a job".into())
+        .payment_hash(bitcoin::hashes::sha256::Hash::from_byte_array(*hash.as_bytes()))
+        .payment_secret(PaymentSecret([9; 32]))
+        .duration_since_epoch(Duration::from_secs(u64::try_from(now.secs()).ok()?))
+        .min_final_cltv_expiry_delta(18)
+        .expiry_time(Duration::from_secs(secs))
+        .amount_milli_satoshis(amount.as_u64());
+    let signed = builder.build_signed(|digest: &Message| secp.sign_ecdsa_recoverable(digest, &key));
+    signed.ok().map(|invoice| invoice.to_string())
+}

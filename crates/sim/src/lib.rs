@@ -1,0 +1,26 @@
+//! The deterministic simulation: real control and worker code in a world that a seed decides.
+//!
+//! One thread, virtual time, the real store on SQLite in memory, the in-process bus; relays, wallets, sellers and
+//! people are simulated. Processes are killed and frozen, clocks jump, answers are lost. Then the trouble ends, what
+//! is under way comes to its end, and what must always hold is checked. A seed gives the same run every time.
+
+mod agents;
+mod bus;
+mod check;
+mod database;
+mod dice;
+mod fleet;
+mod ledger;
+mod people;
+mod plan;
+mod process;
+mod provider;
+mod relays;
+mod run;
+mod shelves;
+mod trace;
+mod wallet;
+mod witness;
+mod world;
+
+pub use run::{Report, Totals, run};

@@ -1,0 +1,93 @@
+//! A simulated process: it runs, stands still, or is dead; and its clock.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nexus_core::{Clock, MonoMs, UnixMs};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Running,
+    /// As under SIGSTOP: whatever reaches the outside waits.
+    Frozen,
+    /// As after SIGKILL: nothing reaches the outside any more.
+    Dead,
+}
+
+/// One life of a process. A restart is another one.
+#[derive(Debug)]
+pub struct Process {
+    pub name: String,
+    pub clock: Arc<SimClock>,
+    phase: Mutex<Phase>,
+    changed: Notify,
+}
+
+impl Process {
+    pub fn new(name: impl Into<String>, clock: Arc<SimClock>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), clock, phase: Mutex::new(Phase::Running), changed: Notify::new() })
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Freezes or thaws. The dead stay dead.
+    pub fn freeze(&self, frozen: bool) {
+        let to = if frozen { Phase::Frozen } else { Phase::Running };
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if *phase != Phase::Dead {
+            *phase = to;
+        }
+        drop(phase);
+        self.changed.notify_waiters();
+    }
+
+    pub fn kill(&self) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::Dead;
+    }
+
+    /// Everything that touches the outside passes here: at once, after the thaw, or never.
+    pub async fn pass(&self) {
+        loop {
+            let changed = self.changed.notified();
+            match self.phase() {
+                Phase::Running => return,
+                Phase::Frozen => changed.await,
+                Phase::Dead => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Virtual time. The monotonic clock is the run's own; the wall clock may be off.
+#[derive(Debug)]
+pub struct SimClock {
+    start: Instant,
+    wall: i64,
+    off_ms: AtomicI64,
+}
+
+impl SimClock {
+    pub fn new(start: Instant, wall: UnixMs) -> Arc<Self> {
+        Arc::new(Self { start, wall: wall.0, off_ms: AtomicI64::new(0) })
+    }
+
+    /// Sets how far this wall clock is from the true one.
+    pub fn set_off(&self, ms: i64) {
+        self.off_ms.store(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> UnixMs {
+        let mono = i64::try_from(self.mono().0).unwrap_or(i64::MAX);
+        UnixMs(self.wall.saturating_add(mono).saturating_add(self.off_ms.load(Ordering::SeqCst)))
+    }
+
+    fn mono(&self) -> MonoMs {
+        MonoMs(u64::try_from(Instant::now().duration_since(self.start).as_millis()).unwrap_or(u64::MAX))
+    }
+}

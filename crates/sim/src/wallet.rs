@@ -1,0 +1,325 @@
+//! The wallets that agents pay with: a driver in front of the ledger, with a network in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use nexus_core::payment::{FailureClass, Outcome};
+use nexus_core::policy::WalletChoice;
+use nexus_core::{Clock, Hash32, Msat, Npub};
+use nexus_lightning::{
+    Bolt11, Capabilities, Cursor, Custody, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest, InvoiceState,
+    Kind, Network, Pay, PayRequest, PreimageProof, Quote, Receive, Resolve, Settlement, WalletDriver, WalletError,
+};
+use nexus_store::payment;
+use nexus_vault::WalletSeed;
+use nexus_worker::{WalletUnavailable, Wallets};
+use tokio::sync::oneshot;
+
+use crate::dice::Dice;
+use crate::ledger::{Sent, Standing};
+use crate::process::Process;
+use crate::world::{Accident, World, lag};
+
+/// How long the driver waits for its backend.
+const TIMEOUT: Duration = Duration::from_millis(6_000);
+
+/// Opens the wallets of one process.
+pub struct SimWallets {
+    pub world: Arc<World>,
+    pub process: Arc<Process>,
+    pub dice: Arc<Dice>,
+}
+
+impl Wallets for SimWallets {
+    fn open(&self, _choice: &WalletChoice, seed: &WalletSeed) -> Result<Arc<dyn WalletDriver>, WalletUnavailable> {
+        let words = seed.expose_words();
+        let agent = self.world.agents.iter().find(|agent| agent.wallet_words == words.expose());
+        let owner = agent.map(|agent| agent.npub).ok_or_else(|| WalletUnavailable("nobody's wallet".into()))?;
+        let (world, process, dice) = (self.world.clone(), self.process.clone(), self.dice.clone());
+        Ok(Arc::new(SimWallet { owner, world, process, dice }))
+    }
+
+    fn network(&self) -> Network {
+        Network::Regtest
+    }
+}
+
+struct SimWallet {
+    owner: Npub,
+    world: Arc<World>,
+    process: Arc<Process>,
+    dice: Arc<Dice>,
+}
+
+impl SimWallet {
+    /// There and back for a call that moves no money; an error when the backend cannot be reached.
+    async fn round_trip(&self) -> Result<(), WalletError> {
+        self.process.pass().await;
+        lag(&self.world, &self.dice, 300).await;
+        let lost = self.world.fault(&self.dice, self.world.plan.rates.wallet_unreachable);
+        self.process.pass().await;
+        if lost { Err(WalletError::Unreachable("simulated".into())) } else { Ok(()) }
+    }
+
+    fn name(&self, hash: &Hash32) -> String {
+        let name = self.world.seen().names.get(hash).cloned();
+        format!("{} {}", self.world.label(&self.owner), name.unwrap_or_else(|| "unknown invoice".into()))
+    }
+
+    /// What the backend recognises a repeat of this send by.
+    fn key(&self, send: &Dispatch, hash: Hash32) -> String {
+        match self.world.plan.idempotency {
+            Idempotency::ByHash => hash.to_string(),
+            Idempotency::ByKey => send.key.clone(),
+            Idempotency::None => format!("{hash}:{}", self.world.ledger.books().sends.len()),
+        }
+    }
+
+    /// What leaves must be on record as leaving.
+    async fn check_journaled(&self, hash: Hash32) {
+        let recorded = payment::get(&self.world.store, self.owner, hash).await;
+        match recorded {
+            Ok(Some(payment)) if payment.state.unresolved() => {}
+            Ok(Some(payment)) => self.world.trace.violated(format_args!(
+                "a payment leaves that is on record as {}: {}",
+                payment.state.as_str(),
+                self.name(&hash)
+            )),
+            Ok(None) => self.world.trace.violated(format_args!("a payment leaves without a record: {}", self.name(&hash))),
+            Err(error) => self.world.trace.violated(format_args!("the check of a payment failed: {error}")),
+        }
+    }
+
+    async fn send(&self, send: Dispatch) -> Outcome {
+        self.process.pass().await;
+        lag(&self.world, &self.dice, 50).await;
+        self.process.pass().await;
+        let Ok(invoice) = Bolt11::decode(&send.bolt11) else {
+            return Outcome::Failed { class: FailureClass::Refused };
+        };
+        // As every driver must: after the deadline no byte leaves.
+        if self.process.clock.mono() >= send.deadline {
+            self.world.trace.note(format_args!("{} past its deadline: {}", self.process.name, self.name(&invoice.hash)));
+            return Outcome::Failed { class: FailureClass::Refused };
+        }
+        let rates = &self.world.plan.rates;
+        if self.world.fault(&self.dice, rates.wallet_unreachable) {
+            return Outcome::Failed { class: FailureClass::Unreachable };
+        }
+        self.check_journaled(invoice.hash).await;
+        self.world.trace.note(format_args!("{} sends {}", self.process.name, self.name(&invoice.hash)));
+        let answer = self.leave(send, invoice.hash);
+        if self.world.fault(&self.dice, rates.wallet_crash) {
+            self.world.accident(&self.process, Accident::Kill);
+        }
+        let said = tokio::time::timeout(TIMEOUT, answer).await;
+        self.process.pass().await;
+        match said {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Outcome::Unknown { why: "the connection broke".into() },
+            Err(_) => Outcome::Unknown { why: "no answer in time".into() },
+        }
+    }
+
+    /// The bytes are out: whatever becomes of this process, they arrive.
+    fn leave(&self, send: Dispatch, hash: Hash32) -> oneshot::Receiver<Outcome> {
+        let rates = &self.world.plan.rates;
+        let late = self.world.fault(&self.dice, rates.wallet_late);
+        let there = if late { self.dice.between(1, self.world.plan.late_ms) } else { self.dice.between(1, 40) };
+        let answered = !self.world.fault(&self.dice, rates.wallet_answer_lost);
+        let no_route = self.world.fault(&self.dice, rates.wallet_no_route);
+        let pending = self.world.fault(&self.dice, rates.wallet_pending).then(|| self.dice.between(500, 30_000));
+        let fee = Msat::try_from(self.dice.between(0, send.max_fee.as_u64())).unwrap_or(Msat::ZERO);
+        let (answer, answers) = oneshot::channel();
+        let (world, owner, name) = (self.world.clone(), self.owner, self.name(&hash));
+        let key = self.key(&send, hash);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(there)).await;
+            let arrival = Arrival { owner, key, hash, send, no_route, pending: pending.is_some(), fee };
+            let mut standing = arrival.book(&world);
+            world.trace.note(format_args!("backend: {name}: {standing:?}"));
+            let mut answer = Some(answer).filter(|_| answered);
+            if let (Standing::InFlight, Some(ms)) = (standing, pending) {
+                // Some backends say so at once, others leave the caller waiting.
+                if ms % 2 == 0
+                    && let Some(answer) = answer.take()
+                {
+                    let _ = answer.send(Outcome::Pending);
+                }
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                standing = arrival.conclude(&world);
+                world.trace.note(format_args!("backend: {name}: {standing:?} after all"));
+            }
+            if let Some(answer) = answer {
+                let _ = answer.send(arrival.outcome(&world, standing));
+            }
+        });
+        answers
+    }
+
+    async fn look(&self, question: Resolve) -> Outcome {
+        if self.round_trip().await.is_err() {
+            return Outcome::Unknown { why: "unreachable".into() };
+        }
+        let found = {
+            let books = self.world.ledger.books();
+            let of = |sent: &&Sent| {
+                sent.payer == self.owner && sent.hash == question.hash && sent.payment_id == question.payment_id
+            };
+            let rank = |sent: &&Sent| match sent.standing {
+                Standing::Settled { .. } => 2,
+                Standing::InFlight => 1,
+                Standing::Failed(_) => 0,
+            };
+            let preimage = books.bills.get(&question.hash).map(|bill| bill.preimage);
+            books.sends.values().filter(of).max_by_key(rank).map(|sent| told(sent.standing, preimage))
+        };
+        lag(&self.world, &self.dice, 2_000).await;
+        self.process.pass().await;
+        found.unwrap_or(Outcome::NotFound)
+    }
+}
+
+fn told(standing: Standing, preimage: Option<Hash32>) -> Outcome {
+    match standing {
+        Standing::InFlight => Outcome::Pending,
+        Standing::Settled { fee } => Outcome::Settled { preimage, fee },
+        Standing::Failed(class) => Outcome::Failed { class },
+    }
+}
+
+/// A send at the moment it reaches the backend.
+struct Arrival {
+    owner: Npub,
+    key: String,
+    hash: Hash32,
+    send: Dispatch,
+    no_route: bool,
+    pending: bool,
+    fee: Msat,
+}
+
+impl Arrival {
+    fn book(&self, world: &World) -> Standing {
+        let now = world.now();
+        let mut books = world.ledger.books();
+        if let Some(known) = books.sends.get(&(self.owner, self.key.clone())) {
+            let again = matches!(known.standing, Standing::Failed(_)) && known.attempt < self.send.attempt;
+            if !again {
+                return known.standing;
+            }
+        }
+        let expired = books.bills.get(&self.hash).is_none_or(|bill| now >= bill.expires_at);
+        let standing = if expired {
+            Standing::Failed(FailureClass::Refused)
+        } else if self.no_route {
+            Standing::Failed(FailureClass::NoRoute)
+        } else if self.pending {
+            Standing::InFlight
+        } else {
+            books.settle(self.owner, self.hash, self.fee)
+        };
+        let sent = Sent {
+            payer: self.owner,
+            hash: self.hash,
+            payment_id: self.send.payment_id.clone(),
+            attempt: self.send.attempt,
+            standing,
+        };
+        books.sends.insert((self.owner, self.key.clone()), sent);
+        standing
+    }
+
+    /// A send in flight arrives, or comes back.
+    fn conclude(&self, world: &World) -> Standing {
+        let mut books = world.ledger.books();
+        let key = (self.owner, self.key.clone());
+        if books.sends.get(&key).is_none_or(|sent| sent.standing != Standing::InFlight) {
+            return books.sends.get(&key).map_or(Standing::InFlight, |sent| sent.standing);
+        }
+        let standing = if self.fee.as_u64() % 4 == 3 {
+            Standing::Failed(FailureClass::NoRoute)
+        } else {
+            books.settle(self.owner, self.hash, self.fee)
+        };
+        if let Some(sent) = books.sends.get_mut(&key) {
+            sent.standing = standing;
+        }
+        standing
+    }
+
+    fn outcome(&self, world: &World, standing: Standing) -> Outcome {
+        let preimage = world.ledger.books().bills.get(&self.hash).map(|bill| bill.preimage);
+        told(standing, preimage)
+    }
+}
+
+impl Driver for SimWallet {
+    fn kind(&self) -> Kind {
+        Kind::Dev
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            receive: true,
+            hold: false,
+            lookup_out: true,
+            idempotency: self.world.plan.idempotency,
+            preimage: PreimageProof::Always,
+            custody: Custody::Own,
+        }
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<Health, WalletError>> {
+        async {
+            self.round_trip().await?;
+            let spendable = self.world.ledger.balance(&self.owner);
+            Ok(Health {
+                identity: "simulated".into(),
+                network: Network::Regtest,
+                synced: true,
+                spendable,
+                receivable: None,
+            })
+        }
+        .boxed()
+    }
+}
+
+impl Receive for SimWallet {
+    fn create_invoice(&self, _request: InvoiceRequest) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        async { Err(WalletError::Unsupported { kind: Kind::Dev, what: "receive in a simulation" }) }.boxed()
+    }
+
+    fn lookup_invoice(&self, _hash: Hash32) -> BoxFuture<'_, Result<InvoiceState, WalletError>> {
+        async { Ok(InvoiceState::NotFound) }.boxed()
+    }
+
+    fn settlements(&self, _cursor: Cursor) -> BoxStream<'static, Result<Settlement, WalletError>> {
+        Box::pin(futures::stream::empty())
+    }
+}
+
+impl Pay for SimWallet {
+    fn quote(&self, request: PayRequest) -> BoxFuture<'_, Result<Quote, WalletError>> {
+        async move {
+            self.round_trip().await?;
+            let invoice = Bolt11::decode(&request.bolt11).map_err(|error| WalletError::Refused(error.to_string()))?;
+            let amount = invoice.amount.unwrap_or(Msat::ZERO).as_u64();
+            let max_fee = Msat::try_from(amount / 100).unwrap_or(Msat::ZERO).max(Msat::new(1_000));
+            Ok(Quote { max_fee, handle: None, expires_at: None })
+        }
+        .boxed()
+    }
+
+    fn dispatch(&self, send: Dispatch) -> BoxFuture<'_, Outcome> {
+        self.send(send).boxed()
+    }
+
+    fn resolve(&self, question: Resolve) -> BoxFuture<'_, Outcome> {
+        self.look(question).boxed()
+    }
+}

@@ -1,0 +1,135 @@
+//! What all parts of a run share: the truth, and what was seen of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nexus_bus::LocalBus;
+use nexus_core::{Clock, Hash32, Npub, UnixMs};
+use nexus_store::Store;
+use tokio::sync::mpsc;
+
+use crate::agents::Agent;
+use crate::dice::Dice;
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+use crate::process::{Process, SimClock};
+use crate::shelves::Shelves;
+use crate::trace::Trace;
+
+/// What a part asks of whoever runs the processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accident {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP for so many ms, then SIGCONT.
+    Freeze(u64),
+}
+
+/// What was seen from outside, to be compared with what is on record.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Triggers that were acknowledged, by agent and external id.
+    pub acknowledged: BTreeSet<(Npub, String)>,
+    /// Ids of signed events that an open tick's journal held at some moment.
+    pub journaled: BTreeSet<Hash32>,
+    /// Distinct answers that relays have, by agent and answered note.
+    pub answers: BTreeMap<(Npub, Hash32), BTreeSet<Hash32>>,
+    /// Names for ids, so that a trace does not show them.
+    pub names: BTreeMap<Hash32, String>,
+    pub crashes: u32,
+    pub freezes: u32,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub trace: Trace,
+    /// The database as it is, without faults in between.
+    pub store: Store,
+    pub bus: Arc<LocalBus>,
+    /// The true time.
+    pub clock: Arc<SimClock>,
+    pub shelves: Shelves,
+    pub ledger: Ledger,
+    pub agents: Vec<Agent>,
+    pub accidents: mpsc::UnboundedSender<(String, Accident)>,
+    /// No faults any more: what is under way comes to its end.
+    pub calm: AtomicBool,
+    seen: Mutex<Seen>,
+}
+
+impl World {
+    #[expect(clippy::too_many_arguments, reason = "the parts, once")]
+    pub fn new(
+        plan: Plan,
+        trace: Trace,
+        store: Store,
+        clock: Arc<SimClock>,
+        ledger: Ledger,
+        agents: Vec<Agent>,
+        accidents: mpsc::UnboundedSender<(String, Accident)>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            plan,
+            trace,
+            store,
+            bus: LocalBus::new(),
+            clock,
+            shelves: Shelves::default(),
+            ledger,
+            agents,
+            accidents,
+            calm: AtomicBool::new(false),
+            seen: Mutex::default(),
+        })
+    }
+
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn now(&self) -> UnixMs {
+        self.clock.now()
+    }
+
+    pub fn calm(&self) -> bool {
+        self.calm.load(Ordering::SeqCst)
+    }
+
+    /// Whether a fault of this rate happens now.
+    pub fn fault(&self, dice: &Dice, permille: u64) -> bool {
+        permille > 0 && !self.calm() && dice.chance(permille)
+    }
+
+    /// Ends or freezes a process from inside one of its calls.
+    pub fn accident(&self, process: &Process, accident: Accident) {
+        match accident {
+            Accident::Kill => process.kill(),
+            Accident::Freeze(_) => process.freeze(true),
+        }
+        let _ = self.accidents.send((process.name.clone(), accident));
+    }
+
+    /// An agent's place among the agents.
+    pub fn index(&self, npub: &Npub) -> Option<usize> {
+        self.agents.iter().position(|agent| agent.npub == *npub)
+    }
+
+    /// What the trace calls an agent.
+    pub fn label(&self, npub: &Npub) -> String {
+        self.index(npub).map_or_else(|| "nobody".into(), |index| format!("a{index}"))
+    }
+}
+
+/// Gives others their turn, most often for no time at all.
+pub async fn lag(world: &World, dice: &Dice, most_ms: u64) {
+    if world.calm() {
+        return tokio::task::yield_now().await;
+    }
+    match dice.between(0, 9) {
+        0..=5 => tokio::task::yield_now().await,
+        6..=8 => tokio::time::sleep(Duration::from_millis(dice.between(1, 4))).await,
+        _ => tokio::time::sleep(Duration::from_millis(dice.between(1, most_ms.max(1)))).await,
+    }
+}
