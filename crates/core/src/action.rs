@@ -130,6 +130,9 @@ impl Action {
         let text = match self {
             Self::Post { text } | Self::Reply { text, .. } | Self::Dm { text, .. } | Self::AddMemory { text } => text,
             Self::Zap { comment, .. } => comment,
+            Self::UpdateGoal { goal, .. } if goal.len() > MAX_TEXT => {
+                return Err(Unparsable("a goal of more than 16 KiB"));
+            }
             Self::UpdateGoal { note, .. } => note,
             Self::None => return Ok(()),
         };

@@ -101,6 +101,23 @@ impl AgentState {
         if bytes.len() > MAX_STATE { Err(StateTooLarge { size: bytes.len() }) } else { Ok(bytes) }
     }
 
+    /// Forgets until it fits: the oldest memory first, then notes, then goals that are done, then the newest goals.
+    ///
+    /// A model's answers, and so a provider, fill memory and goals. They must not grow a state that can't be stored.
+    pub fn fit(&mut self) {
+        while self.encode().is_err() {
+            if !self.memory.is_empty() {
+                self.memory.drain(..self.memory.len().div_ceil(4));
+            } else if self.goals.iter().any(|goal| !goal.note.is_empty()) {
+                self.goals.iter_mut().for_each(|goal| goal.note.clear());
+            } else if self.goals.iter().any(|goal| goal.done) {
+                self.goals.retain(|goal| !goal.done);
+            } else if self.goals.pop().is_none() {
+                return;
+            }
+        }
+    }
+
     pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
@@ -211,6 +228,20 @@ mod tests {
         let mut state = AgentState::default();
         let stamps = [5_000, 5_000, 4_000, 9_000].map(|now| state.next_created_at("39201:state", UnixMs(now)));
         assert_eq!(stamps, [5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn whatever_a_model_writes_a_state_can_be_stored() {
+        let mut state = AgentState::new("persona".into(), vec!["the owner's".into()]);
+        for n in 0..40 {
+            state.remember(UnixMs(n), "\u{1}".repeat(16 * 1024));
+            state.update_goal(&format!("{n}{}", "\u{1}".repeat(8 * 1024)), n % 2 == 0, "\u{1}".repeat(8 * 1024));
+        }
+        assert!(state.encode().is_err(), "otherwise this test shows nothing");
+        state.fit();
+        state.encode().unwrap();
+        assert_eq!(state.goals[0].text, "the owner's");
+        assert_eq!(state.persona, "persona");
     }
 
     #[test]
