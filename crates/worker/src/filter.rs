@@ -19,6 +19,22 @@ pub(crate) struct Taken {
     pub effect: Option<Hash32>,
 }
 
+impl Taken {
+    /// A row that an open tick claimed and that cannot be read any more: nothing to answer, and nobody.
+    pub fn gone(row: i64, at: UnixMs) -> Self {
+        let stimulus = Stimulus {
+            trigger: Trigger::Manual,
+            sender: None,
+            event_id: None,
+            event_kind: None,
+            root_id: None,
+            at,
+            text: "(this message cannot be read any more)".into(),
+        };
+        Self { row, stimulus, event: None, effect: None }
+    }
+}
+
 /// What becomes of a row.
 pub(crate) enum Sifted {
     Keep(Box<Taken>),
@@ -100,7 +116,7 @@ fn judge(
     if opened.state.in_cooldown(&sender, now) {
         return Err("loop_cooldown");
     }
-    if !host.admit_sender(opened.npub, sender, config.sender_rate_per_minute, now) {
+    if !host.admit_sender(opened.npub, sender, row.row, config.sender_rate_per_minute, now) {
         return Err("sender_rate");
     }
     Ok(())

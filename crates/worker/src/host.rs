@@ -1,11 +1,11 @@
 //! What all turns of one worker share.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nexus_bus::{SharedBus, Wake};
-use nexus_core::{Clock, Entropy, Hash32, MonoMs, Npub, UnixMs, WorkerId};
+use nexus_core::{Clock, Entropy, Generation, Hash32, MonoMs, Npub, UnixMs, WorkerId};
 use nexus_store::{Fence, Store};
 use nexus_vault::PoolIdentity;
 use tokio::sync::Notify;
@@ -34,6 +34,8 @@ pub struct WorkerParts {
 
 /// Senders remembered for the rate limit, over all agents.
 const MAX_SENDERS: usize = 65_536;
+/// Payments remembered as sent by this process.
+const MAX_DISPATCHED: usize = 65_536;
 
 pub(crate) struct Host {
     pub id: WorkerId,
@@ -57,12 +59,40 @@ pub(crate) struct Host {
     roster: Mutex<Roster>,
     /// Turns under way, with what interrupts each, in one order always.
     running: Mutex<BTreeMap<Npub, CancellationToken>>,
-    /// Payments that this very process sent: of these it knows whether its own request is over.
-    dispatched: Mutex<HashSet<Hash32>>,
+    /// Payments whose own request is over, as this very process knows, at the generation that sent them.
+    dispatched: Mutex<HashSet<(Hash32, Generation)>>,
     /// Invoices of agents that may be paid any moment: looked up until they expire.
     watched: Mutex<HashMap<Npub, Vec<Watch>>>,
-    senders: Mutex<HashMap<(Npub, Npub), VecDeque<i64>>>,
+    senders: Mutex<Senders>,
     failures: Mutex<HashMap<Npub, u32>>,
+}
+
+/// What each sender of each agent wrote in the last minute.
+#[derive(Default)]
+struct Senders(HashMap<(Npub, Npub), Vec<(i64, i64)>>);
+
+impl Senders {
+    /// Counts an inbox row by when it was first looked at: one that waits is looked at again and again.
+    fn admit(&mut self, key: (Npub, Npub), row: i64, per_minute: u32, now: UnixMs) -> bool {
+        let lately = |at: i64| at > now.0 - 60_000 && at <= now.0;
+        if self.0.len() >= MAX_SENDERS && !self.0.contains_key(&key) {
+            self.0.retain(|_, rows| rows.last().is_some_and(|(at, _)| lately(*at)));
+            if self.0.len() >= MAX_SENDERS {
+                // A minute's counts are forgotten rather than kept without bound.
+                self.0.clear();
+            }
+        }
+        let rows = self.0.entry(key).or_default();
+        rows.retain(|(at, _)| lately(*at));
+        if rows.iter().any(|(_, known)| *known == row) {
+            return true;
+        }
+        let room = rows.len() < per_minute as usize;
+        if room {
+            rows.push((now.0, row));
+        }
+        room
+    }
 }
 
 /// An unpaid invoice of an agent.
@@ -100,7 +130,7 @@ impl Host {
             running: Mutex::new(BTreeMap::new()),
             dispatched: Mutex::new(HashSet::new()),
             watched: Mutex::new(HashMap::new()),
-            senders: Mutex::new(HashMap::new()),
+            senders: Mutex::default(),
             failures: Mutex::new(HashMap::new()),
         }
     }
@@ -184,16 +214,21 @@ impl Host {
         }
     }
 
-    pub fn note_dispatched(&self, hash: Hash32) {
-        locked(&self.dispatched).insert(hash);
+    pub fn note_dispatched(&self, hash: Hash32, generation: Generation) {
+        let mut dispatched = locked(&self.dispatched);
+        if dispatched.len() >= MAX_DISPATCHED {
+            // Whoever does not know is an heir, and waits longer.
+            dispatched.clear();
+        }
+        dispatched.insert((hash, generation));
     }
 
-    pub fn dispatched_here(&self, hash: &Hash32) -> bool {
-        locked(&self.dispatched).contains(hash)
+    pub fn dispatched_here(&self, hash: Hash32, generation: Generation) -> bool {
+        locked(&self.dispatched).contains(&(hash, generation))
     }
 
-    pub fn forget_dispatched(&self, hash: &Hash32) {
-        locked(&self.dispatched).remove(hash);
+    pub fn forget_dispatched(&self, hash: Hash32, generation: Generation) {
+        locked(&self.dispatched).remove(&(hash, generation));
     }
 
     pub fn watch(&self, npub: Npub, hash: Hash32, expires_at: UnixMs) {
@@ -212,21 +247,9 @@ impl Host {
         }
     }
 
-    /// Counts one more message of a sender; false if it had as many as a minute may have.
-    pub fn admit_sender(&self, agent: Npub, sender: Npub, per_minute: u32, now: UnixMs) -> bool {
-        let mut senders = locked(&self.senders);
-        if senders.len() >= MAX_SENDERS {
-            senders.retain(|_, at| at.back().is_some_and(|last| *last > now.0 - 60_000));
-        }
-        let at = senders.entry((agent, sender)).or_default();
-        while at.front().is_some_and(|first| *first <= now.0 - 60_000) {
-            at.pop_front();
-        }
-        if at.len() >= per_minute as usize {
-            return false;
-        }
-        at.push_back(now.0);
-        true
+    /// Counts an inbox row of a sender, once however often it is looked at; false if a minute had as many as it may.
+    pub fn admit_sender(&self, agent: Npub, sender: Npub, row: i64, per_minute: u32, now: UnixMs) -> bool {
+        locked(&self.senders).admit((agent, sender), row, per_minute, now)
     }
 
     /// How often in a row turns of an agent have failed, this time included.
@@ -237,7 +260,41 @@ impl Host {
         *count
     }
 
+    pub fn failures(&self, npub: &Npub) -> u32 {
+        locked(&self.failures).get(npub).copied().unwrap_or(0)
+    }
+
     pub fn note_success(&self, npub: &Npub) {
         locked(&self.failures).remove(npub);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_waits_is_counted_once() {
+        let key = (Npub::from_bytes([1; 32]), Npub::from_bytes([2; 32]));
+        let mut senders = Senders::default();
+        for look in 0..30 {
+            assert!(senders.admit(key, 7, 5, UnixMs(100_000 + look * 5_000)), "look {look}");
+        }
+        for row in 8..12 {
+            assert!(senders.admit(key, row, 5, UnixMs(245_000)));
+        }
+        assert!(!senders.admit(key, 12, 5, UnixMs(245_000)), "a sixth message in a minute");
+        assert!(senders.admit(key, 8, 5, UnixMs(245_000)));
+    }
+
+    #[test]
+    fn senders_without_end_fill_no_memory() {
+        let mut senders = Senders::default();
+        for n in 0..(MAX_SENDERS as u64 + 1_000) {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_be_bytes());
+            assert!(senders.admit((Npub::from_bytes([1; 32]), Npub::from_bytes(bytes)), 1, 5, UnixMs(100_000)));
+        }
+        assert!(senders.0.len() <= MAX_SENDERS);
     }
 }

@@ -103,7 +103,8 @@ pub(crate) fn payment_event(hash: Hash32, state: PaymentState, amount: Msat, fee
     }
 }
 
-/// The windows that a payment of this tick is counted in.
-pub(crate) fn windows(tick: nexus_core::TickId, now: UnixMs) -> Vec<Window> {
-    vec![Window::Tick(tick), Window::day_of(now)]
+/// The windows that a payment of a tick is counted in: its own, and the day on which it began. The state that it commits
+/// counts the same day, also when midnight passes on the way.
+pub(crate) fn windows(tick: nexus_core::TickId, began_at: UnixMs) -> Vec<Window> {
+    vec![Window::Tick(tick), Window::day_of(began_at)]
 }

@@ -1,5 +1,6 @@
 //! Who sells thinking: announcements of providers (NIP-89), looked up now and then, and the agent's own experience.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,9 +17,13 @@ use crate::host::Host;
 const ASSUMED_TOKENS: u64 = 4_000;
 const LOOKUP: Duration = Duration::from_secs(3);
 
+/// Sets of relays whose offers are kept at once.
+const MAX_KEPT: usize = 256;
+
+/// What was found, kept for each set of relays: one agent's relays say nothing to another agent.
 #[derive(Default)]
 pub(crate) struct Market {
-    seen: Mutex<Option<(MonoMs, Vec<Offer>)>>,
+    seen: Mutex<HashMap<Vec<String>, (MonoMs, Vec<Offer>)>>,
 }
 
 /// An offer as one agent sees it.
@@ -49,7 +54,7 @@ impl Market {
     /// Today's offers. Asks relays when the last answer is old; an empty answer is asked again soon.
     pub async fn offers(&self, host: &Host, relays: &[String], fresh: bool) -> Vec<Offer> {
         let now = host.mono();
-        let known = self.seen.lock().ok().and_then(|seen| seen.clone());
+        let known = self.seen.lock().ok().and_then(|seen| seen.get(relays).cloned());
         if let Some((at, offers)) = &known {
             let age = now.since(*at);
             let limit = if offers.is_empty() { 1_000 } else { host.config.market_ms };
@@ -61,7 +66,11 @@ impl Market {
         let events = host.relays.fetch(interest, LOOKUP).await;
         let offers = newest(events.iter().filter_map(|event| read_offer(event).ok()));
         if let Ok(mut seen) = self.seen.lock() {
-            *seen = Some((now, offers.clone()));
+            if seen.len() >= MAX_KEPT && !seen.contains_key(relays) {
+                let oldest = seen.iter().min_by_key(|(_, (at, _))| *at).map(|(relays, _)| relays.clone());
+                oldest.map(|oldest| seen.remove(&oldest));
+            }
+            seen.insert(relays.to_vec(), (now, offers.clone()));
         }
         offers
     }

@@ -276,8 +276,7 @@ async fn accept(run: &Run<'_>, request: &Request, bolt11: &str) -> Result<Result
 async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(), TurnError> {
     let Some(policy) = run.opened.policy() else { return Err(TurnError::Interrupted) };
     let limits = policy.limits.clone();
-    let now = run.pen.now();
-    let windows = windows(run.id, now);
+    let windows = windows(run.id, run.tick.began_at);
     let mut side = Vec::new();
     for window in &windows {
         let limit = match window {
@@ -345,19 +344,16 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
             preimage: None,
             note: None,
         };
-        host.note_dispatched(bill.hash);
         run.append(Record::Paying { attempt }, vec![Side::Payment(leave)]).await?;
         payment.state = PaymentState::Dispatched;
         host.faults.pass(At::Before, "dispatch").await;
         let outcome = tokio::select! {
             biased;
             outcome = send(&run.pen, &*run.wallet, &payment) => outcome,
-            () = run.stop.cancelled() => {
-                // The request may be on its way: nobody here knows any more whether it is over.
-                host.forget_dispatched(&bill.hash);
-                return Err(TurnError::Interrupted);
-            }
+            // The request may be on its way: nobody here knows whether it is over, so it is asked about as an heir would.
+            () = run.stop.cancelled() => return Err(TurnError::Interrupted),
         };
+        host.note_dispatched(bill.hash, run.pen.generation);
         host.faults.pass(At::After, "dispatch").await;
         let to = conclude(&outcome, Asker::Dispatcher, bill.expires_at, run.pen.now());
         return match (to, outcome) {
@@ -428,7 +424,7 @@ async fn settled(
         step.preimage = run.opened.keys.data.seal(purpose, preimage.as_bytes(), &*run.pen.host.entropy).ok();
     }
     run.append(Record::Paid { attempt, fee, preimage, at }, sides).await?;
-    run.pen.host.forget_dispatched(&payment.hash);
+    run.pen.host.forget_dispatched(payment.hash, run.pen.generation);
     Ok(())
 }
 
@@ -440,7 +436,7 @@ async fn not_paid(
 ) -> Result<(), TurnError> {
     let sides = settle_sides(payment, PaymentState::Failed, payment.state, Msat::ZERO, run.pen.now());
     run.append(Record::NotPaid { attempt, class }, sides).await?;
-    run.pen.host.forget_dispatched(&payment.hash);
+    run.pen.host.forget_dispatched(payment.hash, run.pen.generation);
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Resolved {
 /// Asks what became of a payment. With `repeat`, an answer that an heir may not believe yet is met by sending the
 /// identical payment again, where the backend recognises it and the invoice is still good.
 pub(crate) async fn ask(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Payment, repeat: bool) -> Resolved {
-    let asker = if pen.host.dispatched_here(&payment.hash) { Asker::Dispatcher } else { Asker::Heir };
+    let asker = if pen.host.dispatched_here(payment.hash, pen.generation) { Asker::Dispatcher } else { Asker::Heir };
     let question =
         Resolve { payment_id: payment.step.clone(), hash: payment.hash, key: payment.step.clone(), handle: None };
     let said = match tokio::time::timeout(WALLET_TIMEOUT, wallet.resolve(question)).await {
@@ -120,7 +120,7 @@ async fn store(pen: &Pen<'_>, payment: &Payment, resolved: &Resolved) -> Result<
     let sides = if resolved.state.unresolved() {
         vec![moved(payment, resolved.state, pen.now())]
     } else {
-        pen.host.forget_dispatched(&payment.hash);
+        pen.host.forget_dispatched(payment.hash, pen.generation);
         settle_sides(payment, resolved.state, payment.state, resolved.fee, pen.now())
     };
     pen.apply(sides).await
@@ -151,19 +151,20 @@ pub(crate) async fn publications(pen: &Pen<'_>) -> Result<Option<u64>, TurnError
 }
 
 async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>, TurnError> {
+    // What is not what this worker wrote never leaves, and is not looked at again.
+    let refuse = |why: &str| Side::PublicationResult {
+        event_id: publication.event_id,
+        done: true,
+        relays: format!(r#"["refused: {why}"]"#),
+        next_attempt_at: None,
+    };
     let Ok(event) = nexus_nostr::parse_event(publication.json.as_bytes()) else {
-        // Not what this worker wrote: it never leaves.
-        let sides = vec![Side::PublicationResult {
-            event_id: publication.event_id,
-            done: true,
-            relays: r#"["refused: the stored event does not verify"]"#.into(),
-            next_attempt_at: None,
-        }];
-        pen.apply(sides).await?;
+        pen.apply(vec![refuse("the stored event does not verify")]).await?;
         return Ok(None);
     };
     if nexus_nostr::event::npub(&event.pubkey) != pen.npub && event.kind.as_u16() != nexus_nostr::kinds::GIFT_WRAP {
         tracing::error!(npub = %pen.npub.short(), "a stored event of another author is not published");
+        pen.apply(vec![refuse("the stored event has another author")]).await?;
         return Ok(None);
     }
     let timeout = Duration::from_millis(pen.host.config.publish_timeout_ms);

@@ -13,7 +13,7 @@ use nexus_seal::blob::Purpose;
 use nexus_store::agent::{Agent, Change};
 use nexus_store::event::NewEvent;
 use nexus_store::tick::OpenTick;
-use nexus_store::{Side, StoreError, journal, tick as ticks};
+use nexus_store::{Side, journal, tick as ticks};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -144,11 +144,14 @@ pub(crate) async fn resume<'a>(
     }
     let tick = Tick::replay(records.iter()).map_err(|error| unreadable(error.to_string()))?;
     let mut taken = Vec::new();
-    for item in &open.inbox {
-        // Readable when the tick began, so readable now; one that is not is left out of the answer.
-        if let Ok(row) = filter::open(opened, item).await {
-            taken.push(row);
-        }
+    for id in &tick.inbox {
+        let row = match open.inbox.iter().find(|item| item.id == *id) {
+            Some(item) => filter::open(opened, item).await.ok(),
+            None => None,
+        };
+        // Readable when the tick began, so readable now. One that is not keeps its label, so that no answer goes to
+        // the sender of another.
+        taken.push(row.unwrap_or_else(|| Taken::gone(*id, tick.began_at)));
     }
     tracing::info!(npub = %pen.npub.short(), tick_id = %id, records = records.len(), "tick resumed");
     let trail = vec![Trail { step: "resumed", at: pen.now(), note: None }];
@@ -258,7 +261,10 @@ impl Run<'_> {
         let spent = self.tick.spent();
         self.fold_into_state(now);
         let policy_version = self.opened.state.policy_version;
-        self.opened.state.intent_digest = Some(self.opened.state.digest_intent(policy_version));
+        // What was not thought about stays new: the next heartbeat tries again.
+        if end == End::Completed {
+            self.opened.state.intent_digest = Some(self.opened.state.digest_intent(policy_version));
+        }
         self.opened.state.last_tick_at = Some(now);
         let (state, mut side) = self.anchored_state(now).await?;
 
@@ -325,7 +331,7 @@ impl Run<'_> {
                 state.note_seen(effect);
             }
         }
-        if let Window::Day(day) = Window::day_of(now) {
+        if let Window::Day(day) = Window::day_of(self.tick.began_at) {
             state.add_spend(day, self.tick.spent());
         }
         for planned in self.tick.planned() {
@@ -350,6 +356,7 @@ impl Run<'_> {
                 state.note_answer(sender, now);
             }
         }
+        state.fit();
     }
 
     /// The sealed state, and its public anchor on its way to the relays.
@@ -405,11 +412,6 @@ impl Run<'_> {
             })
             .collect()
     }
-}
-
-/// Whether an error of an append says that it happened before: then the journal is read back.
-pub(crate) fn happened_before(error: &TurnError) -> bool {
-    matches!(error, TurnError::Store(StoreError::Duplicate { .. }))
 }
 
 /// Used by the performer for an action that relays took or did not.

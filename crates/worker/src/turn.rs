@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use nexus_core::budget::{Window, believe};
 use nexus_core::gate::{self, Refusal, Standing};
+use nexus_core::lifecycle::{self, Lifecycle};
 use nexus_core::schedule;
 use nexus_core::status::{CustodyState, Desired, Reason};
 use nexus_core::trigger::Trigger;
-use nexus_core::{Generation, MonoMs, Msat, Npub, TickId, UnixMs};
+use nexus_core::{AgentConfig, Generation, MonoMs, Msat, Npub, TickId, UnixMs};
 use nexus_lightning::WalletDriver;
 use nexus_store::agent::{self, Agent, Change};
 use nexus_store::event::NewEvent;
 use nexus_store::tick::Skip;
-use nexus_store::{inbox, payment, tick as ticks, wallet_request};
+use nexus_store::{Conflict, StoreError, inbox, payment, tick as ticks, wallet_request};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::TurnError;
@@ -33,6 +34,8 @@ pub(crate) enum After {
 const DAY_MS: i64 = 86_400_000;
 /// Rows of the inbox looked at in one turn.
 const BATCH: u32 = 64;
+/// Turns in a row that the database has to fail for the agent's reason to say so.
+const SHOWN_FAILURES: u32 = 3;
 /// Until a refused policy is read again; a new one wakes the agent at once.
 const POLICY_RETRY_MS: u64 = 60_000;
 /// Between looks at providers when none would take the job.
@@ -47,17 +50,27 @@ pub(crate) async fn take(host: &Arc<Host>, npub: Npub, generation: Generation, s
         }
         Err(TurnError::Stale) => After::Drop,
         Err(TurnError::Interrupted) => After::At(host.mono()),
-        Err(error) if tick::happened_before(&error) => After::At(host.mono()),
-        Err(TurnError::Store(error)) => {
-            let pause = backoff(host, npub);
-            tracing::warn!(npub = %npub.short(), %error, pause_ms = pause, "turn failed; taken again");
-            After::At(host.mono().plus_ms(pause))
-        }
+        Err(TurnError::Store(error)) => failed(host, npub, generation, &error).await,
         Err(TurnError::Parked { code, text, retry_ms }) => {
             tracing::info!(npub = %npub.short(), code, "parked");
             park(host, npub, generation, code, &text, retry_ms).await
         }
     }
+}
+
+/// A turn that the database ended. Once it is taken again without a word; what persists is shown.
+async fn failed(host: &Arc<Host>, npub: Npub, generation: Generation, error: &StoreError) -> After {
+    let pause = backoff(host, npub);
+    tracing::warn!(npub = %npub.short(), %error, pause_ms = pause, "turn failed; taken again");
+    if host.failures(&npub) < SHOWN_FAILURES {
+        return After::At(host.mono().plus_ms(pause));
+    }
+    let (code, text) = match error.conflict() {
+        Some(Conflict::BudgetHold { .. }) => ("budget_tampered", format!("what is stored does not fit: {error}")),
+        Some(_) => ("rows_conflict", format!("what is stored does not fit: {error}")),
+        None => ("database", "the database fails; the turn is taken again".to_owned()),
+    };
+    park(host, npub, generation, code, &text, pause).await
 }
 
 /// Half a second doubling to a minute, with jitter.
@@ -126,7 +139,8 @@ async fn attempt(
     let resolved = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
 
     if let Some(open) = open {
-        let balance = agent.balance.unwrap_or(Msat::ZERO);
+        // The wallet's own word where there is one: the stored one is anybody's who writes the database.
+        let balance = wallet::balance(&*driver).await.ok().or(agent.balance).unwrap_or(Msat::ZERO);
         let mut run = tick::resume(pen, &agent, &mut opened, driver, balance, stop, open).await?;
         run.ending = agent.desired == Desired::Stopped && agent.stop_now;
         run.drive().await?;
@@ -197,18 +211,19 @@ async fn live(
     }
     let taken = sift_inbox(&pen, &agent, opened).await?;
     let heartbeat_due = agent.next_tick_at.is_some_and(|due| due <= now);
-    let trigger = match taken.first() {
-        Some(first) => first.stimulus.trigger,
+    let trigger = match cause(agent.lifecycle, &taken) {
+        Some(trigger) => trigger,
         None if heartbeat_due => Trigger::Heartbeat,
         None => return Ok(Some(until(host, agent.next_tick_at))),
     };
-    // The truth about money, before it is spent.
+    // The truth about money, before it is spent. It may change what the agent's lifecycle admits.
     if let Some(balance) = funds::refresh(&pen, &mut agent, &*driver).await? {
         agent.balance = Some(balance);
     } else {
         let text = "the agent's wallet cannot be reached; it is tried again";
         return Err(TurnError::parked("wallet_unreachable", text, 10_000));
     }
+    let trigger = cause(agent.lifecycle, &taken).unwrap_or(trigger);
     match gate(&pen, &agent, opened, trigger).await? {
         Ok(()) => {}
         Err(refusal) => {
@@ -228,6 +243,13 @@ async fn live(
     run.drive().await?;
     // More may wait; if nothing does, the next turn finds out for free.
     Ok(Some(host.mono()))
+}
+
+/// The trigger that a tick would be for: the oldest that the lifecycle admits, since one that does not wake the agent
+/// must not stand in the way of one that does.
+fn cause(lifecycle: Lifecycle, taken: &[Taken]) -> Option<Trigger> {
+    let triggers = || taken.iter().map(|taken| taken.stimulus.trigger);
+    triggers().find(|trigger| lifecycle::admits(lifecycle, *trigger)).or_else(|| triggers().next())
 }
 
 /// When a moment of the wall clock comes. Should that clock jump ahead, the roster is hurried.
@@ -324,6 +346,26 @@ async fn gate(
     Ok(Ok(()))
 }
 
+/// What follows for an agent's clock when a trigger was refused.
+#[derive(Debug, PartialEq, Eq)]
+struct NextLook {
+    next_tick: Option<UnixMs>,
+    /// Always ahead.
+    attempt: Option<UnixMs>,
+    beat_moved: bool,
+}
+
+/// A heartbeat that is due is met, whatever was refused: a message that waits does not stop its clock. One that can
+/// pass before the next stays due, and is tried again then.
+fn look_after(retry_at: Option<UnixMs>, due: Option<UnixMs>, config: &AgentConfig, now: UnixMs) -> NextLook {
+    let interval = i64::from(config.heartbeat_secs) * 1_000;
+    let met = due.filter(|due| *due <= now).map(|due| schedule::meet(due, interval, now, config.catch_up).next);
+    let beat = met.or(due);
+    let soon = retry_at.filter(|retry| *retry > now && beat.is_none_or(|beat| *retry < beat));
+    let beat_moved = met.is_some() && soon.is_none();
+    NextLook { next_tick: if beat_moved { met } else { due }, attempt: soon.or(beat), beat_moved }
+}
+
 /// Records a refusal: in the history, as the agent's reason, and with the next attempt.
 async fn refuse(
     pen: &Pen<'_>,
@@ -334,24 +376,15 @@ async fn refuse(
 ) -> Result<MonoMs, TurnError> {
     let host = pen.host;
     let now = host.now();
-    let heartbeat = trigger == Trigger::Heartbeat;
     let known = agent.reason.as_ref().is_some_and(|reason| reason.code == refusal.code);
-    let beat = match (heartbeat, agent.next_tick_at) {
-        (true, Some(due)) => {
-            Some(schedule::meet(due, i64::from(agent.config.heartbeat_secs) * 1_000, now, agent.config.catch_up).next)
-        }
-        (true, None) | (false, _) => agent.next_tick_at,
-    };
-    // A heartbeat that can pass before the next one stays due.
-    let soon = refusal.retry_at.filter(|retry| beat.is_none_or(|beat| *retry < beat));
-    let next_tick = if heartbeat && soon.is_some() { agent.next_tick_at } else { beat };
-    let next_attempt = soon.or(beat);
+    let NextLook { next_tick, attempt: next_attempt, beat_moved } =
+        look_after(refusal.retry_at, agent.next_tick_at, &agent.config, now);
     // A refusal that says nothing is wrong leaves no reason behind.
     let quiet = refusal.code == rest::NOTHING_NEW;
     let reason = if quiet { None } else { Some(Reason::new(refusal.code, refusal.text)) };
     let discard: Vec<i64> = if refusal.keep { Vec::new() } else { taken.iter().map(|taken| taken.row).collect() };
     // The same refusal of rows that go on waiting is told once.
-    if known && discard.is_empty() && (!heartbeat || soon.is_some()) {
+    if known && discard.is_empty() && !beat_moved {
         return Ok(until(host, next_attempt));
     }
     let body = nexus_core::event::EventBody::TickSkipped { trigger, reason: refusal.code.to_owned() };
@@ -375,4 +408,43 @@ async fn refuse(
     let seqs = ticks::skip(&host.store, skip).await?;
     host.announce(pen.npub, &seqs);
     Ok(until(host, next_attempt))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn waiting(trigger: Trigger) -> Taken {
+        let mut row = Taken::gone(1, UnixMs(0));
+        row.stimulus.trigger = trigger;
+        row
+    }
+
+    #[test]
+    fn a_message_that_does_not_wake_does_not_stand_in_the_way_of_one_that_does() {
+        let rows = [waiting(Trigger::Mention), waiting(Trigger::Manual)];
+        assert_eq!(cause(Lifecycle::Hibernating, &rows), Some(Trigger::Manual));
+        assert_eq!(cause(Lifecycle::Active, &rows), Some(Trigger::Mention));
+        assert_eq!(cause(Lifecycle::Hibernating, &rows[..1]), Some(Trigger::Mention));
+        assert_eq!(cause(Lifecycle::Hibernating, &[]), None);
+    }
+
+    proptest! {
+        /// Whatever is refused, the next look is ahead: nobody loops on a heartbeat that came due meanwhile.
+        #[test]
+        fn the_next_look_is_ahead(
+            retry in prop::option::of(-100_000_i64..100_000),
+            due in prop::option::of(-10_000_000_i64..10_000_000),
+            heartbeat_secs in 10_u32..10_000,
+        ) {
+            let now = UnixMs(50_000_000);
+            let config = AgentConfig { heartbeat_secs, ..AgentConfig::default() };
+            let (retry, due) = (retry.map(|ms| now.plus_ms(ms)), due.map(|ms| now.plus_ms(ms)));
+            let look = look_after(retry, due, &config, now);
+            prop_assert!(look.attempt.is_none_or(|at| at > now), "{:?}", look);
+            prop_assert!(due.is_none() || look.attempt.is_some());
+            prop_assert!(!look.beat_moved || look.next_tick.is_some_and(|next| next > now));
+        }
+    }
 }
