@@ -10,6 +10,7 @@ use nexus_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ControlConfig;
+use crate::fleet::FleetCache;
 use crate::idempotency::UnderWay;
 use crate::metrics::Metrics;
 use crate::problem::{Code, Problem};
@@ -30,6 +31,7 @@ pub struct App {
     pub by_address: RateLimiter<IpAddr>,
     pub under_way: UnderWay,
     pub reconciler: ReconcilerHealth,
+    pub fleet: FleetCache,
     pub stop: CancellationToken,
     pub started: MonoMs,
     /// The OpenAPI document and the page made of it.
@@ -46,6 +48,7 @@ impl App {
             by_address: RateLimiter::new(config.rate_per_address),
             under_way: UnderWay::default(),
             reconciler: ReconcilerHealth::default(),
+            fleet: FleetCache::default(),
             started: clock.mono(),
             streams: Mutex::default(),
             store,

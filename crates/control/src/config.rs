@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use nexus_core::Npub;
+use nexus_core::placement::ScaleRules;
 use nostr::event::Event;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -38,6 +40,23 @@ pub enum Registration {
     Closed,
 }
 
+/// Who may look at the fleet as a whole: workers, loads, and what agents of all accounts wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operators {
+    /// Everyone with an account, on a host of one's own.
+    Anyone,
+    Listed(Vec<Npub>),
+}
+
+impl Operators {
+    pub fn includes(&self, npub: &Npub) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Listed(listed) => listed.contains(npub),
+        }
+    }
+}
+
 /// Token buckets: `per_minute` sustained, `burst` at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +91,14 @@ pub struct ControlConfig {
     pub sole_reconciler: bool,
     /// A worker whose beat stood still this long is dead.
     pub lease_ms: u64,
+    /// Agents moved to a better place, in a second; 0 for none.
+    pub moves_per_second: u32,
+    /// A home must have lived this long before its agents return to it.
+    pub home_settle_ms: u64,
+    pub scale: ScaleRules,
+    pub operators: Operators,
+    /// Whether a policy may name a wallet of play money.
+    pub development_wallets: bool,
     /// How long `POST …/invoices` waits for a worker; at most 10 s.
     pub invoice_wait_ms: u64,
     /// Event streams open at once, in all and for one account.
@@ -105,6 +132,11 @@ impl ControlConfig {
             metrics_token: None,
             sole_reconciler: false,
             lease_ms: 5_000,
+            moves_per_second: 50,
+            home_settle_ms: 15_000,
+            scale: ScaleRules::default(),
+            operators: Operators::Listed(Vec::new()),
+            development_wallets: false,
             invoice_wait_ms: 10_000,
             max_streams: 1_024,
             max_streams_per_account: 64,

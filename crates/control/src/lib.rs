@@ -12,6 +12,7 @@ pub mod api;
 mod app;
 pub mod auth;
 pub mod config;
+mod fleet;
 pub mod gate;
 mod idempotency;
 mod metrics;
@@ -31,7 +32,7 @@ use nexus_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ControlConfig, Rate, Registration};
+pub use config::{ControlConfig, Operators, Rate, Registration};
 pub use metrics::Metrics;
 pub use problem::{Code, Problem};
 

@@ -24,6 +24,25 @@ pub struct NameLabel {
     pub name: &'static str,
 }
 
+/// A reason's code: words of our own, of which there are few.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub reason: String,
+}
+
+/// Where workers are: names that the operator gave them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PlaceLabels {
+    pub pool: String,
+    pub region: String,
+}
+
+/// `this` or `last`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MonthLabel {
+    pub month: &'static str,
+}
+
 /// The control plane's own figures, and a registry that other roles of the process may add theirs to.
 pub struct Metrics {
     registry: Registry,
@@ -40,6 +59,24 @@ pub struct Metrics {
     pub reconciler_active: Gauge,
     pub reconcile_failures: Counter,
     pub events_pruned: Counter,
+    pub agents_moved: Counter,
+    pub agents_unplaced: Gauge,
+    pub agents_overdue: Gauge,
+    pub agents_away: Gauge,
+    pub agents_by_reason: Family<ReasonLabel, Gauge>,
+    pub workers_desired: Family<PlaceLabels, Gauge>,
+    pub workers_there: Family<PlaceLabels, Gauge>,
+    pub load: Family<PlaceLabels, Gauge>,
+    pub beat_age_seconds: Gauge<f64, AtomicU64>,
+    pub availability: Family<MonthLabel, Gauge<f64, AtomicU64>>,
+    pub below_promise: Gauge,
+    pub store_up: Gauge,
+    pub store_seconds: Gauge<f64, AtomicU64>,
+    pub bus_connected: Gauge,
+    pub bus_connects: Gauge,
+    pub bus_published: Gauge,
+    pub bus_dropped: Gauge,
+    pub bus_received: Gauge,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -62,6 +99,24 @@ impl Metrics {
             reconciler_active: Gauge::default(),
             reconcile_failures: Counter::default(),
             events_pruned: Counter::default(),
+            agents_moved: Counter::default(),
+            agents_unplaced: Gauge::default(),
+            agents_overdue: Gauge::default(),
+            agents_away: Gauge::default(),
+            agents_by_reason: Family::default(),
+            workers_desired: Family::default(),
+            workers_there: Family::default(),
+            load: Family::default(),
+            beat_age_seconds: Gauge::default(),
+            availability: Family::default(),
+            below_promise: Gauge::default(),
+            store_up: Gauge::default(),
+            store_seconds: Gauge::default(),
+            bus_connected: Gauge::default(),
+            bus_connects: Gauge::default(),
+            bus_published: Gauge::default(),
+            bus_dropped: Gauge::default(),
+            bus_received: Gauge::default(),
             uptime_seconds: Gauge::default(),
         };
         registry.register("nexus_http_requests", "Requests answered", made.requests.clone());
@@ -82,8 +137,50 @@ impl Metrics {
         registry.register("nexus_reconcile_failures", "Rounds that ended in an error", made.reconcile_failures.clone());
         registry.register("nexus_events_pruned", "Events past their keeping time", made.events_pruned.clone());
         registry.register("nexus_uptime_seconds", "Since this process started", made.uptime_seconds.clone());
+        made.register_fleet(&mut registry);
         made.registry = registry;
         made
+    }
+
+    fn register_fleet(&self, registry: &mut Registry) {
+        registry.register("nexus_agents_moved", "Agents moved to a better place", self.agents_moved.clone());
+        registry.register(
+            "nexus_agents_unplaced",
+            "Agents that should run, without a worker",
+            self.agents_unplaced.clone(),
+        );
+        registry.register(
+            "nexus_agents_overdue",
+            "Agents due for a minute and not started",
+            self.agents_overdue.clone(),
+        );
+        registry.register("nexus_agents_away", "Agents outside their home region", self.agents_away.clone());
+        registry.register("nexus_agents_by_reason", "Agents that wait, by reason", self.agents_by_reason.clone());
+        registry.register("nexus_workers_desired", "Workers that there should be", self.workers_desired.clone());
+        registry.register("nexus_workers", "Workers that live and take agents", self.workers_there.clone());
+        registry.register("nexus_load", "Agents placed", self.load.clone());
+        let oldest = "Of the live worker that was silent longest, by wall clocks";
+        registry.register("nexus_beat_age_seconds", oldest, self.beat_age_seconds.clone());
+        let promise = "Due ticks that started within a minute, as a share of all";
+        registry.register("nexus_availability", promise, self.availability.clone());
+        registry.register("nexus_agents_below_promise", "Agents under 99.9 % this month", self.below_promise.clone());
+        registry.register("nexus_store_up", "1 while the database answers", self.store_up.clone());
+        registry.register("nexus_store_seconds", "How long it took to answer", self.store_seconds.clone());
+        registry.register("nexus_bus_connected", "1 while wakes go out and come in", self.bus_connected.clone());
+        registry.register("nexus_bus_connects", "Connections made to the bus", self.bus_connects.clone());
+        registry.register("nexus_bus_published", "Wakes sent", self.bus_published.clone());
+        registry.register("nexus_bus_dropped", "Wakes given up before they left", self.bus_dropped.clone());
+        registry.register("nexus_bus_received", "Wakes that came in", self.bus_received.clone());
+    }
+
+    /// Notes how the bus is.
+    pub fn bus(&self, health: &nexus_bus::BusHealth) {
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.bus_connected.set(i64::from(health.connected));
+        self.bus_connects.set(count(health.connects));
+        self.bus_published.set(count(health.published));
+        self.bus_dropped.set(count(health.dropped));
+        self.bus_received.set(count(health.received));
     }
 
     /// The OpenMetrics text.

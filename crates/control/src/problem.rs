@@ -158,6 +158,9 @@ impl From<StoreError> for Problem {
             | StoreError::Closed { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Open { .. }
+            | StoreError::Unreachable { .. }
+            | StoreError::Settings { .. }
+            | StoreError::OlderSchema { .. }
             | StoreError::NewerSchema { .. }
             | StoreError::Migration { .. } => Self::internal("store", &error),
         }

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 /// Calls that anyone may make. Everything else needs an account.
 const OPEN: [&str; 5] = ["get /healthz", "get /metrics", "get /readyz", "get /v1/openapi.json", "get /v1/pool"];
 /// Calls without an agent in their path: what a stranger gets from them is looked at one by one.
-const OF_THE_ACCOUNT: [&str; 7] = [
+const OF_THE_ACCOUNT: [&str; 8] = [
     "delete /v1/tokens/{id}",
     "get /v1/account",
     "get /v1/account/audit",
     "get /v1/agents",
+    "get /v1/fleet",
     "get /v1/tokens",
     "post /v1/agents",
     "post /v1/tokens",
@@ -183,8 +184,7 @@ async fn paths_methods_and_planned_calls_answer_with_problems() {
     assert_eq!(host.get(By::Nobody, "/v1/nowhere").await.code(), "not_found");
     let answer = host.send(By::Key(&owner), "PUT", "/v1/agents", b"{}".to_vec(), &[]).await;
     assert_eq!((answer.status.as_u16(), answer.code()), (405, "method_not_allowed"));
-    for later in ["agents/import", "fleet", "invoices", "webhooks", "agents/npub1x/export", "agents/npub1x/approvals/7"]
-    {
+    for later in ["agents/import", "invoices", "webhooks", "agents/npub1x/export", "agents/npub1x/approvals/7"] {
         let answer = host.post(By::Nobody, &format!("/v1/{later}"), &json!({})).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (501, "not_yet"), "{later}");
         assert!(answer.body["detail"].as_str().unwrap().contains("not yet"));

@@ -111,6 +111,9 @@ impl AgentConfig {
         if self.labels.iter().any(|(key, value)| key.is_empty() || key.len() > 63 || value.len() > 256) {
             return Err(InvalidConfig::new("labels", "keys of 1 to 63 bytes, values of at most 256"));
         }
+        if self.region.as_deref().is_some_and(|region| !is_place(region)) {
+            return Err(InvalidConfig::new("region", "use 1 to 63 of a-z, 0-9, '-' and '_'"));
+        }
         if self.about.len() > 2_000 {
             return Err(InvalidConfig::new("about", "at most 2000 bytes"));
         }
@@ -122,6 +125,12 @@ impl AgentConfig {
         }
         Ok(())
     }
+}
+
+/// Whether this can name a region or a pool of workers.
+pub fn is_place(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    (1..=63).contains(&name.len()) && name.chars().all(known)
 }
 
 fn is_relay_url(url: &str) -> bool {

@@ -17,6 +17,10 @@ const DAY_MS: i64 = 86_400_000;
 pub struct Month(pub i64);
 
 impl Month {
+    pub const fn before(self) -> Self {
+        if self.0 % 100 <= 1 { Self(self.0 - 89) } else { Self(self.0 - 1) }
+    }
+
     pub fn of(at: UnixMs) -> Self {
         // Howard Hinnant's civil_from_days: days since 0000-03-01, in eras of 400 years.
         let days = at.0.div_euclid(DAY_MS) + 719_468;
@@ -70,6 +74,7 @@ mod tests {
         assert_eq!(month(1_767_225_599_999), 202_512);
         assert_eq!(month(1_767_225_600_000), 202_601);
         assert_eq!(month(-1), 196_912);
+        assert_eq!((Month(202_601).before().0, Month(202_612).before().0), (202_512, 202_611));
     }
 
     #[test]

@@ -120,7 +120,11 @@ pub enum FailureClass {
 /// Who asks: the generation that dispatched and knows that its own request is over, or one that took the agent over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
+    /// Sent it once and had a definite answer: its request is over.
     Dispatcher,
+    /// Sent it once and had no answer: late bytes may still arrive. What failed had arrived; what is not found may yet.
+    Unsure,
+    /// Took the agent over, or sent it more than once.
     Heir,
 }
 
@@ -132,9 +136,9 @@ impl Asker {
 
 /// The state that an outcome leads to, or none if it must be asked again later.
 pub fn conclude(outcome: &Outcome, asker: Asker, invoice_expires_at: UnixMs, now: UnixMs) -> Option<PaymentState> {
-    let believed = match asker {
-        Asker::Dispatcher => true,
-        Asker::Heir => now >= invoice_expires_at.plus_ms(HEIR_FINALITY_MARGIN_MS),
+    let believed = match (asker, outcome) {
+        (Asker::Dispatcher, _) | (Asker::Unsure, Outcome::Failed { .. }) => true,
+        (Asker::Unsure | Asker::Heir, _) => now >= invoice_expires_at.plus_ms(HEIR_FINALITY_MARGIN_MS),
     };
     match outcome {
         Outcome::Settled { .. } => Some(PaymentState::Settled),
@@ -194,6 +198,8 @@ mod tests {
                 let said = conclude(&outcome, Asker::Heir, UnixMs(expires), UnixMs(now));
                 prop_assert_eq!(said.is_some(), now >= expires + 60_000);
                 prop_assert_eq!(conclude(&outcome, Asker::Dispatcher, UnixMs(expires), UnixMs(now)), Some(PaymentState::Failed));
+                let unsure = conclude(&outcome, Asker::Unsure, UnixMs(expires), UnixMs(now));
+                prop_assert_eq!(unsure.is_some(), outcome != Outcome::NotFound || now >= expires + 60_000);
             }
         }
     }

@@ -203,10 +203,8 @@ mod tests {
         let one =
             (prop::option::of(0_u8..3), 0_u8..2, prop::option::of(0_u8..7), any::<bool>(), any::<bool>(), 1_u32..3);
         prop::collection::vec(one, 0..20).prop_map(|all| {
-            let view = |(n, (region, pool, last, stays, service, version)): (
-                usize,
-                (Option<u8>, u8, Option<u8>, bool, bool, u32),
-            )| AgentView {
+            type Drawn = (Option<u8>, u8, Option<u8>, bool, bool, u32);
+            let view = |(n, (region, pool, last, stays, service, version)): (usize, Drawn)| AgentView {
                 npub: Npub::from_bytes([u8::try_from(n).unwrap(); 32]),
                 generation: Generation(3),
                 purpose: if service { Purpose::Service } else { Purpose::Run },

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::{Cli, Command, LogForm};
+use crate::cli::{Cli, Command, FleetCommand, LogForm, PoolCommand};
 use crate::config::Loaded;
 use crate::output::Output;
 
@@ -57,18 +57,22 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
         Command::Login(args) => command::login::run(args, &global, output).await,
         Command::Context(command) => command::context::run(command, output),
         Command::Token(command) => command::token::run(command, &global, output).await,
-        Command::Pool => command::pool::run(&global, output).await,
+        Command::Pool { command: None } => command::pool::run(&global, output).await,
+        Command::Pool { command: Some(PoolCommand::Create { dir }) } => command::pool::create(&dir, output).await,
         Command::Completions { shell } => command::completions::run(shell),
         Command::Bench(command) => bench::run(command, output).await,
-        Command::Control(_) => command::not_yet("control", "`nexus dev` runs the control plane with everything else"),
-        Command::Worker(_) => command::not_yet("worker", "`nexus dev` runs a worker with everything else"),
-        Command::Relay(_) => command::not_yet("relay", "`nexus dev` runs the inbox relay with everything else"),
-        Command::Migrate(_) => command::not_yet("migrate", "`nexus dev` migrates its own database at start"),
+        Command::Control(_) => role::control::run(settings()?, output).await,
+        Command::Worker(_) => role::worker::run(settings()?, output).await,
+        Command::Relay(_) => role::relay::run(settings()?, output).await,
+        Command::Migrate(_) => role::migrate::run(settings()?, output).await,
+        Command::Fleet { command: None } => command::fleet::run(&global, output).await,
+        Command::Fleet { command: Some(FleetCommand::Apply(_)) } => {
+            command::not_yet("fleet apply", "`nexus agent create` makes agents one by one")
+        }
         Command::Backup(_) => command::not_yet("backup", "stop the host and copy its data directory"),
         Command::Restore(_) => command::not_yet("restore", "nothing else restores a database safely"),
         Command::Hosting(_) => command::not_yet("hosting", "until hosting is charged for, every account is paid"),
         Command::Apply(_) => command::not_yet("apply", "`nexus agent create` makes agents one by one"),
-        Command::Fleet(_) => command::not_yet("fleet", "`nexus agent create` makes agents one by one"),
         Command::Sim(_) => command::not_yet("sim", "`cargo test` runs the tests that there are"),
     }
 }

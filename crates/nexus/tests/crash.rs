@@ -4,6 +4,8 @@
 //! started again without a fault. Then: one settled payment a job, one id for each published event, the message
 //! answered exactly once, the state as if nothing had happened.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod common;
 
 use common::{Friend, Host, Place, eventually, hex_of};

@@ -2,6 +2,8 @@
 //!
 //! One host, one agent, one scenario after another; after each, what the wallet says equals what the books say.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod common;
 
 use std::io::{Read, Write};

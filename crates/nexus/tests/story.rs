@@ -1,5 +1,7 @@
 //! The story of the README, told to the real binary: create, fund, start, mention, message, answer, restart.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod common;
 
 use common::{Friend, Place, eventually, find, hex_of, list};
@@ -237,19 +239,14 @@ fn misuse_is_told_with_the_next_step() {
     assert_eq!(list(&place.ok(&["agent", "list"])), Vec::<Value>::new());
 
     // A second copy on the same data directory, and a taken port.
-    let second = std::process::Command::new(common::BINARY)
-        .args(["dev", "--data-dir"])
-        .arg(place.path("data"))
-        .env("NEXUS_CONFIG_DIR", place.path("config"))
-        .output()
-        .unwrap();
+    let second = place.command().args(["dev", "--data-dir"]).arg(place.path("data")).output().unwrap();
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("already runs"));
-    let other = std::process::Command::new(common::BINARY)
+    let other = place
+        .command()
         .args(["dev", "--data-dir"])
         .arg(place.path("other"))
         .args(["--api-port", &place.api_port.to_string(), "--relay-port", "0"])
-        .env("NEXUS_CONFIG_DIR", place.path("config"))
         .output()
         .unwrap();
     assert!(!other.status.success());

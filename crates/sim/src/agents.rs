@@ -70,10 +70,7 @@ pub fn owner(entropy: Arc<dyn Entropy>) -> Made<LocalSigner> {
 /// A policy as its owner signs it.
 pub fn signed_policy(owner: &LocalSigner, policy: &Policy, now: UnixMs) -> Made<StoredPolicy> {
     let event = owner.sign_now(unsigned_policy(&owner.public_key(), policy, timestamp(now))?)?;
-    Ok(StoredPolicy {
-        version: i64::try_from(policy.version)?,
-        event: nexus_nostr::event::to_json(&event),
-    })
+    Ok(StoredPolicy { version: i64::try_from(policy.version)?, event: nexus_nostr::event::to_json(&event) })
 }
 
 /// A policy of these limits.

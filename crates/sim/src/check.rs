@@ -20,7 +20,9 @@ const WAITS: [&str; 4] = ["day_limit", "tick_rate", "reserve", "no_provider"];
 pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
     for owned in &world.agents {
         let name = &owned.name;
-        let Some(found) = agent::get(&world.store, owned.npub).await? else { return Ok(Some(format!("{name} is gone"))) };
+        let Some(found) = agent::get(&world.store, owned.npub).await? else {
+            return Ok(Some(format!("{name} is gone")));
+        };
         if found.worker.is_none() {
             return Ok(Some(format!("{name} has no worker")));
         }
@@ -142,10 +144,9 @@ async fn money(world: &World, owned: &Agent) -> Result<(), StoreError> {
         }
         let wanted = expected.remove(&window.key()).unwrap_or_default();
         if wanted != counter {
-            world.trace.violated(format_args!(
-                "{}: a {kind} counts {counter:?}, its payments say {wanted:?}",
-                owned.name
-            ));
+            world
+                .trace
+                .violated(format_args!("{}: a {kind} counts {counter:?}, its payments say {wanted:?}", owned.name));
         }
     }
     if expected.values().any(|counter| *counter != Counter::default()) {
@@ -186,7 +187,12 @@ fn compare(world: &World, owned: &Agent, payments: &[Payment]) {
     for hash in really.keys() {
         world.trace.violated(format_args!("{}: {} was paid without a record", owned.name, name(hash)));
     }
-    let spent: u64 = books.settled.iter().filter(|(payer, ..)| *payer == owned.npub).map(|(_, _, a, f)| a.as_u64() + f.as_u64()).sum();
+    let spent: u64 = books
+        .settled
+        .iter()
+        .filter(|(payer, ..)| *payer == owned.npub)
+        .map(|(_, _, a, f)| a.as_u64() + f.as_u64())
+        .sum();
     world.trace.note(format_args!("{}: {} payments, {spent} msat", owned.name, payments.len()));
 }
 

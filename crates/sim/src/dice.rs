@@ -15,9 +15,9 @@ impl Dice {
 
     /// A stream of its own for one part, so that what one part draws does not depend on how often others drew.
     pub fn fork(&self, part: &str) -> Self {
-        let salt = part.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let salt = part
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         Self::new(self.next() ^ salt)
     }
 

@@ -80,7 +80,8 @@ impl Fleet {
                 next = self.next_accident();
             }
             self.due(now);
-            let until = self.later.keys().next().map_or(next, |(at, _)| (*at).min(next)).saturating_sub(now).clamp(1, 500);
+            let until =
+                self.later.keys().next().map_or(next, |(at, _)| (*at).min(next)).saturating_sub(now).clamp(1, 500);
             let heard = tokio::time::timeout(Duration::from_millis(until), self.accidents.recv()).await;
             if let Ok(Some((name, accident))) = heard {
                 self.follow(&name, accident);

@@ -130,7 +130,11 @@ impl Front {
         let audit = self.audit("agent.desired");
         let answer = agent::set_desired(&self.store, npub, desired, now, None, audit).await;
         let said = if answer.is_ok() { "done" } else { "not known" };
-        self.world.trace.note(format_args!("owner: {} {} now={now}: {said}", self.world.label(&npub), desired.as_str()));
+        self.world.trace.note(format_args!(
+            "owner: {} {} now={now}: {said}",
+            self.world.label(&npub),
+            desired.as_str()
+        ));
         self.bus.publish(Wake::Agent { npub });
         self.bus.publish(Wake::Reconcile);
     }

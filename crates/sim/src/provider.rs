@@ -34,15 +34,8 @@ enum Manner {
     Babbles,
 }
 
-const ODD: [Manner; 7] = [
-    Manner::Silent,
-    Manner::Refuses,
-    Manner::Greedy,
-    Manner::AsksTwice,
-    Manner::Cheats,
-    Manner::Slow,
-    Manner::Babbles,
-];
+const ODD: [Manner; 7] =
+    [Manner::Silent, Manner::Refuses, Manner::Greedy, Manner::AsksTwice, Manner::Cheats, Manner::Slow, Manner::Babbles];
 
 pub struct Seller {
     pub world: Arc<World>,
@@ -110,12 +103,7 @@ impl Seller {
         match manner {
             Manner::Silent => return,
             Manner::Refuses => return self.feedback(&request, &Feedback::error("no")).await,
-            Manner::Honest
-            | Manner::Greedy
-            | Manner::AsksTwice
-            | Manner::Cheats
-            | Manner::Slow
-            | Manner::Babbles => {}
+            Manner::Honest | Manner::Greedy | Manner::AsksTwice | Manner::Cheats | Manner::Slow | Manner::Babbles => {}
         }
         let amount = if manner == Manner::Greedy { self.price.saturating_add(Msat::sats(500)) } else { self.price };
         let Some(paid) = self.bill(&request, amount).await else { return };
@@ -201,4 +189,3 @@ fn answer(request: &Request, dice: &Dice) -> String {
     }
     serde_json::json!({ "actions": actions }).to_string()
 }
-

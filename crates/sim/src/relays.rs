@@ -99,12 +99,7 @@ impl SimRelays {
 }
 
 impl Relays for SimRelays {
-    fn publish<'a>(
-        &'a self,
-        event: &'a Event,
-        relays: &'a [String],
-        limit: Duration,
-    ) -> BoxFuture<'a, Vec<Published>> {
+    fn publish<'a>(&'a self, event: &'a Event, relays: &'a [String], limit: Duration) -> BoxFuture<'a, Vec<Published>> {
         async move {
             let event = Arc::new(event.clone());
             let each = relays.iter().map(|relay| {

@@ -10,8 +10,9 @@ use nexus_core::payment::{FailureClass, Outcome};
 use nexus_core::policy::WalletChoice;
 use nexus_core::{Clock, Hash32, Msat, Npub};
 use nexus_lightning::{
-    Bolt11, Capabilities, Cursor, Custody, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest, InvoiceState,
-    Kind, Network, Pay, PayRequest, PreimageProof, Quote, Receive, Resolve, Settlement, WalletDriver, WalletError,
+    Bolt11, Capabilities, Cursor, Custody, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest,
+    InvoiceState, Kind, Network, Pay, PayRequest, PreimageProof, Quote, Receive, Resolve, Settlement, WalletDriver,
+    WalletError,
 };
 use nexus_store::payment;
 use nexus_vault::WalletSeed;
@@ -88,7 +89,9 @@ impl SimWallet {
                 payment.state.as_str(),
                 self.name(&hash)
             )),
-            Ok(None) => self.world.trace.violated(format_args!("a payment leaves without a record: {}", self.name(&hash))),
+            Ok(None) => {
+                self.world.trace.violated(format_args!("a payment leaves without a record: {}", self.name(&hash)))
+            }
             Err(error) => self.world.trace.violated(format_args!("the check of a payment failed: {error}")),
         }
     }
@@ -102,7 +105,11 @@ impl SimWallet {
         };
         // As every driver must: after the deadline no byte leaves.
         if self.process.clock.mono() >= send.deadline {
-            self.world.trace.note(format_args!("{} past its deadline: {}", self.process.name, self.name(&invoice.hash)));
+            self.world.trace.note(format_args!(
+                "{} past its deadline: {}",
+                self.process.name,
+                self.name(&invoice.hash)
+            ));
             return Outcome::Failed { class: FailureClass::Refused };
         }
         let rates = &self.world.plan.rates;

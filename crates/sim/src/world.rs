@@ -60,7 +60,6 @@ pub struct World {
 }
 
 impl World {
-    #[expect(clippy::too_many_arguments, reason = "the parts, once")]
     pub fn new(
         plan: Plan,
         trace: Trace,

@@ -6,8 +6,11 @@ use crate::dialect;
 use crate::error::StoreError;
 
 /// Every migration in order; its number is its place, counted from 1. Never edit one that was released.
-pub(crate) const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_start.sql"), include_str!("../migrations/0002_rest.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_start.sql"),
+    include_str!("../migrations/0002_rest.sql"),
+    include_str!("../migrations/0003_fleet.sql"),
+];
 
 /// The newest schema this program knows.
 pub(crate) fn known() -> i64 {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use nexus_core::event::EventBody;
 use nexus_core::placement::{AgentView, Failover, Step};
 use nexus_core::status::{Purpose, Reason};
-use nexus_core::{Generation, Npub, UnixMs, WorkerId};
+use nexus_core::{AgentConfig, Generation, Npub, UnixMs, WorkerId};
 
 use crate::batch::params;
 use crate::draft::{Draft, rev};
@@ -36,7 +36,7 @@ macro_rules! view_columns {
             "SELECT a.npub, a.generation, ",
             $needs,
             ", a.worker_id, a.last_worker_id, a.region, a.pool,
-                a.reader_version FROM agent a"
+                a.reader_version, a.config FROM agent a"
         )
     };
 }
@@ -69,6 +69,8 @@ const NEEDS_SERVICE: &str = concat!(
 const LEAVES: &str = concat!(
     view_columns!("CASE WHEN a.desired = 'running' THEN 'run' ELSE 'service' END"),
     " WHERE a.worker_id IN (SELECT w.worker_id FROM worker w WHERE w.draining = 1 OR w.dead = 1)
+        AND NOT (EXISTS (SELECT 1 FROM tick t WHERE t.npub = a.npub AND t.status = 'open')
+            AND EXISTS (SELECT 1 FROM worker w WHERE w.worker_id = a.worker_id AND w.dead = 0))
         AND (a.desired = 'running' OR a.npub IN ",
     to_resolve!("?1"),
     ") LIMIT ?2"
@@ -94,9 +96,18 @@ pub async fn take_term(store: &Store, holder: &str, now: UnixMs) -> Result<Term>
     Ok(Term(current + 1))
 }
 
-/// The current term and its holder's beat, for standbys that watch it.
+/// Gives the term back: nobody holds it, and whoever takes the next one need not wait. `Stale` when it is over anyway.
+pub async fn resign_term(store: &Store, term: Term, now: UnixMs) -> Result<()> {
+    let statement = Statement::write(
+        "UPDATE reconciler SET beat = -1, seen_at = ?2 WHERE id = 1 AND term = ?1",
+        params![term.0, now],
+    );
+    store.write(Batch::new("resign as reconciler").with(statement.one_or(Verdict::Stale))).await.map(|_| ())
+}
+
+/// The current term and its holder's beat, for standbys that watch it; none when nobody holds one.
 pub async fn current_term(store: &Store) -> Result<Option<(Term, i64)>> {
-    let sql = "SELECT term, beat FROM reconciler WHERE id = 1 AND term > 0";
+    let sql = "SELECT term, beat FROM reconciler WHERE id = 1 AND term > 0 AND beat >= 0";
     store.row("read the reconciler's term", sql, params![], |row| Ok((Term(row.get()?), row.get()?))).await
 }
 
@@ -109,7 +120,7 @@ pub async fn beat_term(store: &Store, term: Term, now: UnixMs) -> Result<()> {
     store.write(Batch::new("beat as reconciler").with(statement.one_or(Verdict::Stale))).await.map(|_| ())
 }
 
-/// Agents that need a worker and have none, or whose worker is draining, at most `limit`, in npub order: desired running
+/// Agents that need a worker and have none, or whose worker is dead or draining (but for ticks that it still ends), at most `limit`, in npub order: desired running
 /// (purpose `run`), or with unresolved payments, pending publications or a wallet request (purpose `service`).
 pub async fn unplaced(store: &Store, now: UnixMs, limit: u32) -> Result<Vec<AgentView>> {
     unplaced_after(store, now, None, limit).await
@@ -299,6 +310,8 @@ fn place_step(draft: &mut Draft, step: &Step, now: UnixMs) -> Generation {
                 "UPDATE agent SET generation = generation + 1, prev_worker_id = worker_id, worker_id = ?4,
                     last_worker_id = ?4, placed_incarnation = (SELECT incarnation FROM worker WHERE worker_id = ?4),
                     placement = 'placed', purpose = CASE WHEN desired = 'running' THEN 'run' ELSE ?5 END,
+                    away = CASE WHEN region IS NULL OR region = (SELECT w.region FROM worker w WHERE w.worker_id = ?4)
+                        THEN 0 ELSE 1 END,
                     reason_code = NULL, reason_text = NULL, next_attempt_at = NULL, updated_at = ?6, desired_rev = ",
                 rev!(),
                 " WHERE npub = ?1 AND generation = ?2 AND ",
@@ -318,7 +331,7 @@ fn leave_statement(npub: Npub, generation: Generation, from: WorkerId, reason: O
     Statement::write(
         concat!(
             "UPDATE agent SET generation = generation + 1, prev_worker_id = worker_id, worker_id = NULL,
-                placed_incarnation = NULL, placement = 'unplaced', reason_code = COALESCE(?4, reason_code),
+                placed_incarnation = NULL, placement = 'unplaced', away = 0, reason_code = COALESCE(?4, reason_code),
                 reason_text = COALESCE(?5, reason_text), desired_rev = ",
             rev!(),
             " WHERE npub = ?1 AND generation = ?2 AND worker_id = ?3"
@@ -335,7 +348,7 @@ async fn release_some(store: &Store, term: Term, worker: WorkerId, now: UnixMs) 
     draft.push(Statement::write(
         concat!(
             "UPDATE agent SET generation = generation + 1, prev_worker_id = worker_id, worker_id = NULL,
-                placed_incarnation = NULL, placement = 'unplaced', updated_at = ?2, desired_rev = ",
+                placed_incarnation = NULL, placement = 'unplaced', away = 0, updated_at = ?2, desired_rev = ",
             rev!(),
             " WHERE npub IN (SELECT a.npub FROM agent a JOIN worker w ON w.worker_id = a.worker_id
                 WHERE a.worker_id = ?1 AND w.dead = 1 ORDER BY a.desired_rev LIMIT ?3)"
@@ -346,8 +359,8 @@ async fn release_some(store: &Store, term: Term, worker: WorkerId, now: UnixMs) 
     Ok(outputs.last().map_or(0, |output| output.affected))
 }
 
-fn view_row(row: &mut Columns) -> Result<AgentView> {
-    Ok(AgentView {
+pub(crate) fn view_row(row: &mut Columns) -> Result<AgentView> {
+    let mut view = AgentView {
         npub: row.get()?,
         generation: row.get()?,
         purpose: row.parse(Purpose::parse)?,
@@ -357,5 +370,7 @@ fn view_row(row: &mut Columns) -> Result<AgentView> {
         failover: Failover::default(),
         pool: row.get()?,
         version: row.get()?,
-    })
+    };
+    view.failover = row.parse(|config| serde_json::from_str::<AgentConfig>(config).ok())?.failover;
+    Ok(view)
 }

@@ -1,5 +1,6 @@
 //! What commits together with a journal append or a tick's end.
 
+use nexus_core::availability::{Availability, Month};
 use nexus_core::budget::Window;
 use nexus_core::payment::PaymentState;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
@@ -7,7 +8,7 @@ use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 use crate::event::NewEvent;
 use crate::payment::NewPayment;
 use crate::publication::{self, NewPublication};
-use crate::{Statement, budget};
+use crate::{Statement, availability, budget};
 
 /// One side effect in the database. Each is conditional; when one does not hold, nothing of its batch is done.
 #[derive(Debug, Clone)]
@@ -48,6 +49,11 @@ pub enum Side {
         provider: Npub,
         fact: crate::provider::Fact,
     },
+    /// Due ticks, and those of them that were on time, added to the agent's counters of that month.
+    Promise {
+        month: Month,
+        kept: Availability,
+    },
 }
 
 /// A compare-and-set of a payment.
@@ -86,6 +92,7 @@ impl Side {
                 vec![publication::result_statement(npub, *event_id, *done, relays.clone(), *next_attempt_at)]
             }
             Self::Provider { provider, fact } => vec![fact.statement(npub, *provider, now)],
+            Self::Promise { month, kept } => vec![availability::statement(npub, *month, *kept)],
         })
     }
 }

@@ -153,6 +153,31 @@ pub async fn set_draining(store: &Store, fence: Fence, draining: bool) -> Result
     store.write(batch).await.map(|_| ())
 }
 
+/// Signs a drained worker off: its fence goes, and with it every write that it may still try. Agents that are still placed
+/// on it are found as those of a dead worker are.
+pub async fn sign_off(store: &Store, fence: Fence) -> Result<()> {
+    let mut batch = Batch::new("sign a worker off");
+    let sql = "SELECT 1 FROM worker_fence WHERE worker_id = ?1 AND incarnation = ?2";
+    let held = Statement::read(sql, params![fence.worker, fence.incarnation]).lock(crate::Lock::Update);
+    batch.push(held.one_or(Verdict::Stale));
+    batch.push(
+        Statement::write(
+            "UPDATE worker SET dead = 1, incarnation = incarnation + 1 WHERE worker_id = ?1 AND incarnation = ?2",
+            params![fence.worker, fence.incarnation],
+        )
+        .one_or(Verdict::Stale),
+    );
+    batch.push(Statement::write("DELETE FROM worker_fence WHERE worker_id = ?1", params![fence.worker]));
+    store.write(batch).await.map(|_| ())
+}
+
+/// Forgets workers that are dead, hold nothing and were last seen before `before`. Returns how many.
+pub async fn purge(store: &Store, before: UnixMs) -> Result<u64> {
+    let sql = "DELETE FROM worker WHERE dead = 1 AND seen_at < ?1
+        AND NOT EXISTS (SELECT 1 FROM agent a WHERE a.worker_id = worker.worker_id)";
+    store.change("forget dead workers", Statement::write(sql, params![before])).await
+}
+
 pub async fn list(store: &Store) -> Result<Vec<Worker>> {
     store
         .rows("list workers", concat!(worker_columns!(), " ORDER BY worker_id LIMIT 10000"), params![], worker_row)

@@ -15,7 +15,7 @@ fn balance(sats: u64) -> NewEvent {
     NewEvent {
         at: NOW.plus_ms(sats as i64),
         body: EventBody::BalanceChanged { balance_sats: sats },
-        sealed: (sats % 2 == 0).then(|| vec![sats as u8; 3]),
+        sealed: sats.is_multiple_of(2).then(|| vec![sats as u8; 3]),
     }
 }
 

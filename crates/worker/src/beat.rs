@@ -46,7 +46,7 @@ pub async fn run(host: Arc<Host>) {
         // Also after the lease ended: only the database knows whether it still holds.
         let fence = host.raw_fence();
         let told = match fence {
-            Some(fence) => worker::beat(&host.store, fence, applied, host.now()).await,
+            Some(fence) => worker::beat(&host.beats, fence, applied, host.now()).await,
             None => Err(StoreError::Stale { attempted: "beat" }),
         };
         match told {

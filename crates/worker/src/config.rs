@@ -31,6 +31,8 @@ pub struct WorkerConfig {
     pub own_relay: String,
     /// How often providers are looked up.
     pub market_ms: u64,
+    /// How long a worker that was told to stop has to hand its agents over. 0: it keeps them, and comes back for them.
+    pub drain_ms: u64,
     pub lifecycle: LifecycleRules,
 }
 
@@ -50,6 +52,7 @@ impl Default for WorkerConfig {
             sweep_ms: 5_000,
             own_relay: "ws://127.0.0.1:7778".into(),
             market_ms: 30_000,
+            drain_ms: 0,
             lifecycle: LifecycleRules::default(),
         }
     }

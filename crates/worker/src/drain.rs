@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use nexus_bus::Wake;
 use nexus_core::{Generation, MonoMs, Npub};
 use nexus_store::{placement, worker};
@@ -78,14 +79,16 @@ async fn empty(host: &Arc<Host>, turns: &mut JoinSet<()>, cut: MonoMs) {
 }
 
 async fn hand_over(host: &Host, idle: &[(Npub, Generation)]) {
-    let given: usize = futures::stream::iter(idle)
-        .map(|(npub, generation)| give_up(host, *npub, *generation))
-        .buffer_unordered(WIDTH)
-        .map(usize::from)
-        .fold(0, |sum, given| async move { sum + given })
-        .await;
+    // Boxed, since the compiler cannot see that futures which borrow the host may change threads.
+    let all: Vec<BoxFuture<'_, bool>> =
+        idle.iter().map(|(npub, generation)| give_up(host, *npub, *generation).boxed()).collect();
+    let mut running = futures::stream::iter(all).buffer_unordered(WIDTH);
+    let mut given = 0_u64;
+    while let Some(ours) = running.next().await {
+        given += u64::from(ours);
+    }
     if given > 0 {
-        host.vitals.handed_over(given as u64);
+        host.vitals.handed_over(given);
         host.bus.publish(Wake::Reconcile);
     }
 }

@@ -14,6 +14,8 @@ use crate::unlock::Opened;
 pub(crate) struct Taken {
     pub row: i64,
     pub stimulus: Stimulus,
+    /// When it was stored here.
+    pub received_at: UnixMs,
     pub event: Option<Event>,
     /// What is remembered as acted on, for Nostr events.
     pub effect: Option<Hash32>,
@@ -31,7 +33,7 @@ impl Taken {
             at,
             text: "(this message cannot be read any more)".into(),
         };
-        Self { row, stimulus, event: None, effect: None }
+        Self { row, stimulus, received_at: at, event: None, effect: None }
     }
 }
 
@@ -48,7 +50,7 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static
             let event = nexus_nostr::parse_event(&item.payload).map_err(|_| "not_verified")?;
             let stimulus = nostr_trigger::receive(&event, &*opened.signer).await.map_err(|_| "not_readable")?;
             let effect = Some(nostr_trigger::effect_id(&stimulus, &event));
-            Ok(Taken { row: item.id, stimulus, event: Some(event), effect })
+            Ok(Taken { row: item.id, stimulus, received_at: item.received_at, event: Some(event), effect })
         }
         Class::Manual | Class::Webhook | Class::Schedule | Class::Approval => {
             let text = if item.payload.is_empty() {
@@ -67,7 +69,7 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static
                 at: item.received_at,
                 text,
             };
-            Ok(Taken { row: item.id, stimulus, event: None, effect: None })
+            Ok(Taken { row: item.id, stimulus, received_at: item.received_at, event: None, effect: None })
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What all turns of one worker share.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nexus_bus::{SharedBus, Wake};
+use nexus_core::payment::Asker;
 use nexus_core::{Clock, Entropy, Generation, Hash32, MonoMs, Npub, UnixMs, WorkerId};
 use nexus_store::{Fence, Store};
 use nexus_vault::PoolIdentity;
@@ -16,6 +17,7 @@ use crate::faults::Faults;
 use crate::market::Market;
 use crate::relays::Relays;
 use crate::roster::Roster;
+use crate::vitals::Vitals;
 use crate::wallet::Wallets;
 
 /// What a worker is made of.
@@ -30,6 +32,15 @@ pub struct WorkerParts {
     pub pool: Arc<PoolIdentity>,
     pub config: WorkerConfig,
     pub faults: Faults,
+}
+
+/// What a worker may be given beside its parts.
+#[derive(Default)]
+pub struct Extras {
+    /// Beats go over this handle, so that they never queue behind other writes; over the worker's own without one.
+    pub beats: Option<Store>,
+    /// Where it tells how it is.
+    pub vitals: Arc<Vitals>,
 }
 
 /// Senders remembered for the rate limit, over all agents.
@@ -50,6 +61,11 @@ pub(crate) struct Host {
     pub faults: Faults,
     pub market: Market,
     pub shutdown: CancellationToken,
+    /// Beats go over this one.
+    pub beats: Store,
+    pub vitals: Arc<Vitals>,
+    /// Cuts every turn short.
+    cut: CancellationToken,
     /// Something is due or has ended: the turn loop looks again.
     pub notify: Notify,
     /// Agents of this worker changed: the next beat is due now.
@@ -59,8 +75,8 @@ pub(crate) struct Host {
     roster: Mutex<Roster>,
     /// Turns under way, with what interrupts each, in one order always.
     running: Mutex<BTreeMap<Npub, CancellationToken>>,
-    /// Payments whose own request is over, as this very process knows, at the generation that sent them.
-    dispatched: Mutex<HashSet<(Hash32, Generation)>>,
+    /// What this very process knows of the payments it sent, at the generation that sent them.
+    dispatched: Mutex<HashMap<(Hash32, Generation), Asker>>,
     /// Invoices of agents that may be paid any moment: looked up until they expire.
     watched: Mutex<HashMap<Npub, Vec<Watch>>>,
     senders: Mutex<Senders>,
@@ -108,8 +124,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Host {
-    pub fn new(parts: WorkerParts, shutdown: CancellationToken) -> Self {
+    pub fn new(parts: WorkerParts, extras: Extras, shutdown: CancellationToken) -> Self {
         Self {
+            beats: extras.beats.unwrap_or_else(|| parts.store.clone()),
+            vitals: extras.vitals,
+            // Without draining, being told to stop cuts every turn short at once.
+            cut: if parts.config.drain_ms == 0 { shutdown.clone() } else { CancellationToken::new() },
             id: parts.id,
             store: parts.store,
             bus: parts.bus,
@@ -128,7 +148,7 @@ impl Host {
             beat_sent: AtomicU64::new(0),
             roster: Mutex::new(Roster::default()),
             running: Mutex::new(BTreeMap::new()),
-            dispatched: Mutex::new(HashSet::new()),
+            dispatched: Mutex::new(HashMap::new()),
             watched: Mutex::new(HashMap::new()),
             senders: Mutex::default(),
             failures: Mutex::new(HashMap::new()),
@@ -163,6 +183,8 @@ impl Host {
 
     pub fn note_beat(&self, sent: MonoMs) {
         self.beat_sent.store(sent.0, Ordering::SeqCst);
+        self.vitals.beat(sent, self.lease_ends());
+        self.vitals.holds(self.roster().len());
     }
 
     /// One second before others may believe this worker dead: nothing leaves after that.
@@ -188,7 +210,7 @@ impl Host {
     }
 
     pub fn enter(&self, npub: Npub) -> CancellationToken {
-        let token = self.shutdown.child_token();
+        let token = self.cut.child_token();
         locked(&self.running).insert(npub, token.clone());
         token
     }
@@ -214,17 +236,23 @@ impl Host {
         }
     }
 
-    pub fn note_dispatched(&self, hash: Hash32, generation: Generation) {
+    /// Cuts every turn short, also those that are about to begin.
+    pub fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    pub fn note_dispatched(&self, hash: Hash32, generation: Generation, asker: Asker) {
         let mut dispatched = locked(&self.dispatched);
         if dispatched.len() >= MAX_DISPATCHED {
             // Whoever does not know is an heir, and waits longer.
             dispatched.clear();
         }
-        dispatched.insert((hash, generation));
+        dispatched.insert((hash, generation), asker);
     }
 
-    pub fn dispatched_here(&self, hash: Hash32, generation: Generation) -> bool {
-        locked(&self.dispatched).contains(&(hash, generation))
+    /// As whom this process asks about a payment.
+    pub fn asker(&self, hash: Hash32, generation: Generation) -> Asker {
+        locked(&self.dispatched).get(&(hash, generation)).copied().unwrap_or(Asker::Heir)
     }
 
     pub fn forget_dispatched(&self, hash: Hash32, generation: Generation) {

@@ -13,6 +13,7 @@ use nexus_store::{Fence, journal};
 
 use crate::error::TurnError;
 use crate::host::Host;
+use crate::vitals::payment_states;
 
 /// Who writes, for whom, at which generation.
 #[derive(Clone, Copy)]
@@ -35,7 +36,9 @@ impl Pen<'_> {
     /// Side effects outside a tick's journal.
     pub async fn apply(&self, side: Vec<Side>) -> Result<(), TurnError> {
         let store = &self.host.store;
+        let states = payment_states(&side);
         let seqs = journal::apply(store, self.fence()?, self.npub, self.generation, self.now(), side).await?;
+        self.host.vitals.committed(&states);
         self.host.announce(self.npub, &seqs);
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod beat;
 mod config;
 mod decide;
+mod drain;
 mod error;
 mod faults;
 mod filter;
@@ -25,13 +26,15 @@ mod runner;
 mod tick;
 mod turn;
 mod unlock;
+mod vitals;
 mod wallet;
 
 pub use config::WorkerConfig;
 pub use error::WorkerError;
 pub use faults::Faults;
-pub use host::WorkerParts;
+pub use host::{Extras, WorkerParts};
 pub use relays::Relays;
-pub use run::run;
+pub use run::{run, run_with};
 pub use runner::RUNNER_PUBKEY;
+pub use vitals::Vitals;
 pub use wallet::{DevWallets, WalletUnavailable, Wallets};

@@ -20,10 +20,12 @@ const LOOKUP: Duration = Duration::from_secs(3);
 /// Sets of relays whose offers are kept at once.
 const MAX_KEPT: usize = 256;
 
-/// What was found, kept for each set of relays: one agent's relays say nothing to another agent.
+/// When each set of relays was asked last, and what they had: one agent's relays say nothing to another agent.
+type Lookups = HashMap<Vec<String>, (MonoMs, Vec<Offer>)>;
+
 #[derive(Default)]
 pub(crate) struct Market {
-    seen: Mutex<HashMap<Vec<String>, (MonoMs, Vec<Offer>)>>,
+    seen: Mutex<Lookups>,
 }
 
 /// An offer as one agent sees it.

@@ -353,7 +353,9 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
             // The request may be on its way: nobody here knows whether it is over, so it is asked about as an heir would.
             () = run.stop.cancelled() => return Err(TurnError::Interrupted),
         };
-        host.note_dispatched(bill.hash, run.pen.generation);
+        let answered = !matches!(outcome, Outcome::Unknown { .. });
+        let asker = if answered { Asker::Dispatcher } else { Asker::Unsure };
+        host.note_dispatched(bill.hash, run.pen.generation, asker);
         host.faults.pass(At::After, "dispatch").await;
         let to = conclude(&outcome, Asker::Dispatcher, bill.expires_at, run.pen.now());
         return match (to, outcome) {

@@ -27,7 +27,7 @@ pub(crate) struct Resolved {
 /// Asks what became of a payment. With `repeat`, an answer that an heir may not believe yet is met by sending the
 /// identical payment again, where the backend recognises it and the invoice is still good.
 pub(crate) async fn ask(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Payment, repeat: bool) -> Resolved {
-    let asker = if pen.host.dispatched_here(payment.hash, pen.generation) { Asker::Dispatcher } else { Asker::Heir };
+    let asker = pen.host.asker(payment.hash, pen.generation);
     let question =
         Resolve { payment_id: payment.step.clone(), hash: payment.hash, key: payment.step.clone(), handle: None };
     let said = match tokio::time::timeout(WALLET_TIMEOUT, wallet.resolve(question)).await {
@@ -40,6 +40,8 @@ pub(crate) async fn ask(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Paym
     }
     let good = pen.now().plus_ms(EXPIRY_MARGIN_MS) < payment.expires_at;
     if repeat && good && wallet.capabilities().idempotency != Idempotency::None {
+        // Sent more than once: only an heir's patience is left.
+        pen.host.forget_dispatched(payment.hash, pen.generation);
         let again = send(pen, wallet, payment).await;
         if let Some(state) = conclude(&again, Asker::Heir, payment.expires_at, pen.now()) {
             return read(state, &again);

@@ -13,8 +13,7 @@ use nostr::event::Event;
 /// Relays as a worker uses them. Events that come out were verified: id, signature, and that they were asked for.
 pub trait Relays: Send + Sync + 'static {
     /// Publishes to each relay and waits for their answers, at most `limit`: one report for each distinct relay.
-    fn publish<'a>(&'a self, event: &'a Event, relays: &'a [String], limit: Duration)
-    -> BoxFuture<'a, Vec<Published>>;
+    fn publish<'a>(&'a self, event: &'a Event, relays: &'a [String], limit: Duration) -> BoxFuture<'a, Vec<Published>>;
 
     /// Stored events, then live ones, until the stream is dropped. It ends when the relays are shut down.
     fn subscribe(&self, interest: Interest) -> BoxStream<'static, Arc<Event>>;
@@ -24,12 +23,7 @@ pub trait Relays: Send + Sync + 'static {
 }
 
 impl Relays for RelayPool {
-    fn publish<'a>(
-        &'a self,
-        event: &'a Event,
-        relays: &'a [String],
-        limit: Duration,
-    ) -> BoxFuture<'a, Vec<Published>> {
+    fn publish<'a>(&'a self, event: &'a Event, relays: &'a [String], limit: Duration) -> BoxFuture<'a, Vec<Published>> {
         Self::publish(self, event, relays, limit).boxed()
     }
 

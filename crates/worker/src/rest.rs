@@ -52,6 +52,7 @@ async fn skip(host: &Host, npub: Npub, resting: &Resting, now: UnixMs) -> Result
         )],
     };
     let seqs = tick::skip(&host.store, skip).await?;
+    host.vitals.tick_ended("skipped");
     host.announce(npub, &seqs);
     Ok(next)
 }

@@ -106,6 +106,20 @@ impl Roster {
         }
     }
 
+    /// Agents that are not in their turn, soonest due first.
+    pub fn idle(&self, limit: usize) -> Vec<(Npub, Generation)> {
+        let seat = |(_, npub): &(MonoMs, Npub)| Some((*npub, self.seats.get(npub)?.generation));
+        self.timers.iter().filter_map(seat).take(limit).collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
     /// When the first timer fires.
     pub fn next_due(&self) -> Option<MonoMs> {
         self.timers.first().map(|(due, _)| *due).filter(|due| *due < NEVER)

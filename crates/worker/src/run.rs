@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::beat;
+use crate::drain;
 use crate::error::WorkerError;
-use crate::host::{Host, WorkerParts};
+use crate::host::{Extras, Host, WorkerParts};
 use crate::turn::{self, After};
 
 /// Time that running turns get to reach a step's end at shutdown.
@@ -23,9 +24,15 @@ const SWEEP_LIMIT: u32 = 1_000;
 
 /// Runs a worker until `shutdown`. Ticks under way are left in their journals and resumed by whoever comes next.
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<(), WorkerError> {
-    let host = Arc::new(Host::new(parts, shutdown));
+    run_with(parts, Extras::default(), shutdown).await
+}
+
+/// The same, with what a production worker is given beside its parts.
+pub async fn run_with(parts: WorkerParts, extras: Extras, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    let host = Arc::new(Host::new(parts, extras, shutdown));
     let runner = crate::runner::ensure(&host).await?;
     beat::register(&host).await.map_err(WorkerError::Register)?;
+    host.vitals.registered();
     tracing::info!(worker = %host.id, runner = %runner.public_key().short(), region = %host.config.region, pool = %host.config.pool, "worker registered");
     let mut tasks = JoinSet::new();
     tasks.spawn(beat::run(host.clone()));
@@ -61,7 +68,10 @@ async fn take_turns(host: &Arc<Host>) {
             break;
         }
     }
-    host.interrupt_all();
+    if host.config.drain_ms > 0 {
+        drain::run(host, &mut turns).await;
+    }
+    host.cut();
     let drained = async { while turns.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained).await.is_err() {
         tracing::warn!("turns did not end in time; their journals say where to go on");
@@ -91,6 +101,7 @@ async fn wait(host: &Host) {
 
 async fn one_turn(host: &Arc<Host>, npub: Npub, generation: Generation) {
     let stop = host.enter(npub);
+    host.vitals.turn_begun();
     // A task of its own, so that a panic ends this turn and nothing else; it ends with this one.
     let turn = AbortOnDropHandle::new(tokio::spawn({
         let host = host.clone();
@@ -104,6 +115,7 @@ async fn one_turn(host: &Arc<Host>, npub: Npub, generation: Generation) {
         }
     };
     host.leave(&npub);
+    host.vitals.turn_ended();
     match after {
         After::At(due) => host.roster().finish(&npub, due, host.mono()),
         After::Drop => {

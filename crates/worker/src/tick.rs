@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nexus_core::availability::{Availability, Month};
 use nexus_core::budget::Window;
 use nexus_core::event::EventBody;
 use nexus_core::tick::{ActionOutcome, End, Failure, Plan, RECORD_VERSION, Record, Step, Tick};
@@ -26,6 +27,7 @@ use crate::ledger::Pen;
 use crate::perform;
 use crate::profile::{publication, relays, sign};
 use crate::unlock::{Opened, seal_state};
+use crate::vitals::payment_states;
 use crate::wallet;
 
 /// A step as the history shows it: no text.
@@ -52,6 +54,8 @@ pub(crate) struct Run<'a> {
     pub ending: bool,
     next_seq: i64,
     started: MonoMs,
+    /// When the last record was durable.
+    last: MonoMs,
     trail: Vec<Trail>,
 }
 
@@ -78,8 +82,16 @@ fn sealed_record(
     })
 }
 
+/// What wakes an agent, and since when that was due.
+pub(crate) struct Cause {
+    pub trigger: Trigger,
+    pub taken: Vec<Taken>,
+    pub due: UnixMs,
+    /// Heartbeats before it that were never met.
+    pub missed: u64,
+}
+
 /// Begins a tick: its row, its inbox rows, its first record and `tick_started`, in one batch.
-#[expect(clippy::too_many_arguments, reason = "all that a tick is made of")]
 pub(crate) async fn begin<'a>(
     pen: Pen<'a>,
     agent: &'a Agent,
@@ -87,9 +99,9 @@ pub(crate) async fn begin<'a>(
     wallet: Arc<dyn WalletDriver>,
     balance: Msat,
     stop: &'a CancellationToken,
-    trigger: Trigger,
-    taken: Vec<Taken>,
+    cause: Cause,
 ) -> Result<Run<'a>, TurnError> {
+    let Cause { trigger, taken, due, missed } = cause;
     let now = pen.now();
     let id = TickId::new(now, nexus_core::time::random(&*pen.host.entropy));
     let rows: Vec<i64> = taken.iter().map(|taken| taken.row).collect();
@@ -107,16 +119,32 @@ pub(crate) async fn begin<'a>(
         inbox: rows,
         records,
         events: vec![NewEvent::new(now, started)],
-        side: Vec::new(),
+        side: vec![Side::Promise { month: Month::of(now), kept: Availability::started(due, now, missed) }],
     };
     pen.host.faults.pass(At::Before, "append:began").await;
     let seqs = ticks::begin(&pen.host.store, begin).await?;
     pen.host.announce(pen.npub, &seqs);
     pen.host.faults.pass(At::After, "append:began").await;
+    pen.host.vitals.tick_started(u64::try_from(now.0.saturating_sub(due.0)).unwrap_or(0));
     tracing::info!(npub = %pen.npub.short(), tick_id = %id, %trigger, generation = pen.generation.0, "tick started");
     let trail = vec![Trail { step: "began", at: now, note: Some(trigger.to_string()) }];
     let started = pen.host.mono();
-    Ok(Run { pen, agent, opened, wallet, balance, stop, id, tick, taken, ending: false, next_seq: 2, started, trail })
+    Ok(Run {
+        pen,
+        agent,
+        opened,
+        wallet,
+        balance,
+        stop,
+        id,
+        tick,
+        taken,
+        ending: false,
+        next_seq: 2,
+        started,
+        last: started,
+        trail,
+    })
 }
 
 /// Reads the journal of a tick that a crash, a hand-over or a stop left open.
@@ -154,10 +182,26 @@ pub(crate) async fn resume<'a>(
         taken.push(row.unwrap_or_else(|| Taken::gone(*id, tick.began_at)));
     }
     tracing::info!(npub = %pen.npub.short(), tick_id = %id, records = records.len(), "tick resumed");
+    pen.host.vitals.tick_resumed();
     let trail = vec![Trail { step: "resumed", at: pen.now(), note: None }];
     let next_seq = open.records.last().map_or(1, |record| record.seq + 1);
     let started = pen.host.mono();
-    Ok(Run { pen, agent, opened, wallet, balance, stop, id, tick, taken, ending: false, next_seq, started, trail })
+    Ok(Run {
+        pen,
+        agent,
+        opened,
+        wallet,
+        balance,
+        stop,
+        id,
+        tick,
+        taken,
+        ending: false,
+        next_seq,
+        started,
+        last: started,
+        trail,
+    })
 }
 
 impl Run<'_> {
@@ -168,6 +212,7 @@ impl Run<'_> {
         folded.apply(&record).map_err(|error| TurnError::parked("journal_invalid", error.to_string(), 60_000))?;
         let host = self.pen.host;
         let at = self.pen.now();
+        let states = payment_states(&side);
         let append = journal::Append {
             fence: self.pen.fence()?,
             npub: self.pen.npub,
@@ -183,6 +228,9 @@ impl Run<'_> {
         host.faults.pass(At::After, &format!("append:{kind}")).await;
         self.tick = folded;
         self.next_seq += 1;
+        host.vitals.committed(&states);
+        host.vitals.step(kind, host.mono().since(self.last));
+        self.last = host.mono();
         self.trail.push(Trail { step: kind, at, note: None });
         Ok(())
     }
@@ -316,6 +364,7 @@ impl Run<'_> {
         let host = self.pen.host;
         host.faults.pass(At::Before, "commit").await;
         let seqs = ticks::commit(&host.store, commit).await?;
+        host.vitals.tick_ended(if failed.is_some() { "failed" } else { "completed" });
         host.announce(self.pen.npub, &seqs);
         host.faults.pass(At::After, "commit").await;
         let outcome = failed.as_deref().unwrap_or("completed");

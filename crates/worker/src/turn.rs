@@ -36,6 +36,9 @@ const DAY_MS: i64 = 86_400_000;
 const BATCH: u32 = 64;
 /// Turns in a row that the database has to fail for the agent's reason to say so.
 const SHOWN_FAILURES: u32 = 3;
+/// Crashes in a row after which an agent is parked, and for how long.
+const CRASH_LOOP: u32 = 6;
+const CRASH_LOOP_MS: u64 = 900_000;
 /// Until a refused policy is read again; a new one wakes the agent at once.
 const POLICY_RETRY_MS: u64 = 60_000;
 /// Between looks at providers when none would take the job.
@@ -53,6 +56,7 @@ pub(crate) async fn take(host: &Arc<Host>, npub: Npub, generation: Generation, s
         Err(TurnError::Store(error)) => failed(host, npub, generation, &error).await,
         Err(TurnError::Parked { code, text, retry_ms }) => {
             tracing::info!(npub = %npub.short(), code, "parked");
+            host.vitals.parked(code);
             park(host, npub, generation, code, &text, retry_ms).await
         }
     }
@@ -61,6 +65,7 @@ pub(crate) async fn take(host: &Arc<Host>, npub: Npub, generation: Generation, s
 /// A turn that the database ended. Once it is taken again without a word; what persists is shown.
 async fn failed(host: &Arc<Host>, npub: Npub, generation: Generation, error: &StoreError) -> After {
     let pause = backoff(host, npub);
+    host.vitals.failed();
     tracing::warn!(npub = %npub.short(), %error, pause_ms = pause, "turn failed; taken again");
     if host.failures(&npub) < SHOWN_FAILURES {
         return After::At(host.mono().plus_ms(pause));
@@ -99,10 +104,16 @@ async fn park(host: &Host, npub: Npub, generation: Generation, code: &str, text:
     }
 }
 
-/// A turn that panicked: the agent waits, longer each time, with its reason shown.
+/// A turn that panicked: the agent waits, longer each time, with its reason shown; after some times in a row, for long.
 pub(crate) async fn park_crashed(host: &Arc<Host>, npub: Npub, generation: Generation) -> After {
+    host.vitals.crashed();
     let pause = backoff(host, npub).max(1_000);
-    park(host, npub, generation, "crashed", "the worker hit a bug in this agent's turn; it is tried again", pause).await
+    if host.failures(&npub) < CRASH_LOOP {
+        let text = "the worker hit a bug in this agent's turn; it is tried again";
+        return park(host, npub, generation, "crashed", text, pause).await;
+    }
+    let text = "the worker hits a bug in each of this agent's turns; it is parked, and tried again now and then";
+    park(host, npub, generation, "crash_loop", text, CRASH_LOOP_MS).await
 }
 
 async fn attempt(
@@ -236,10 +247,12 @@ async fn live(
         }
     }
     let balance = agent.balance.unwrap_or(Msat::ZERO);
-    if heartbeat_due {
-        advance(&pen, &agent, now).await?;
-    }
-    let run = tick::begin(pen, &agent, opened, driver, balance, stop, trigger, taken).await?;
+    // What stood in the way was shown with its reason: the promise begins when it is gone.
+    let explained = agent.reason.is_some();
+    let due = taken.iter().map(|taken| taken.received_at).min().or(agent.next_tick_at).filter(|_| !explained);
+    let missed = if heartbeat_due { advance(&pen, &agent, now).await? } else { 0 };
+    let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed: if explained { 0 } else { missed } };
+    let run = tick::begin(pen, &agent, opened, driver, balance, stop, cause).await?;
     run.drive().await?;
     // More may wait; if nothing does, the next turn finds out for free.
     Ok(Some(host.mono()))
@@ -259,9 +272,9 @@ pub(crate) fn until(host: &Host, at: Option<UnixMs>) -> MonoMs {
     host.mono().plus_ms(wait)
 }
 
-/// Moves the heartbeat on, and notes the beats that were missed.
-async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<(), TurnError> {
-    let Some(due) = agent.next_tick_at else { return Ok(()) };
+/// Moves the heartbeat on, and notes the beats that were missed. Returns how many.
+async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<u64, TurnError> {
+    let Some(due) = agent.next_tick_at else { return Ok(0) };
     let met = schedule::meet(due, i64::from(agent.config.heartbeat_secs) * 1_000, now, agent.config.catch_up);
     let change = Change { next_tick_at: Some(Some(met.next)), ..Change::default() };
     let mut events = Vec::new();
@@ -270,7 +283,8 @@ async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<(), TurnEr
         let body = nexus_core::event::EventBody::TickSkipped { trigger: Trigger::Heartbeat, reason };
         events.push(NewEvent::new(now, body));
     }
-    pen.change(change, events).await
+    pen.change(change, events).await?;
+    Ok(met.missed)
 }
 
 /// Opens and judges what waits in the inbox; what is refused is marked as handled.
@@ -406,6 +420,7 @@ async fn refuse(
         events: vec![NewEvent::new(now, body)],
     };
     let seqs = ticks::skip(&host.store, skip).await?;
+    host.vitals.tick_ended("skipped");
     host.announce(pen.npub, &seqs);
     Ok(until(host, next_attempt))
 }

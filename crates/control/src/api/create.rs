@@ -102,7 +102,7 @@ pub async fn create(
     let body: CreateAgent = raw.json()?;
     let (now, npub) = (app.now(), body.npub);
     body.check(&caller.pubkey, now).map_err(refused)?;
-    check_custody(&body)?;
+    check_custody(&app, &body)?;
     check_claim(&app, &body, now).await?;
     let missing = || Problem::with(Code::ProofInvalid, "send Nexus-Proof, signed by the agent's key");
     proof.ok_or_else(missing)?.verify(&app, &raw.0, &npub, &caller.pubkey).await?;
@@ -156,11 +156,12 @@ fn not_created(error: StoreError) -> Problem {
 }
 
 /// Only `sealed` is there today; the others are refused by name, never half done.
-fn check_custody(body: &CreateAgent) -> Answer<()> {
+fn check_custody(app: &Shared, body: &CreateAgent) -> Answer<()> {
     let Some(event) = &body.policy else { return Ok(()) };
     let policy = nexus_core::policy::Policy::parse(&event.content)
         .map_err(|error| Problem::with(Code::PolicyInvalid, error.to_string()))?;
     super::policy::supported(policy.custody)?;
+    super::policy::wallet_supported(app, &policy)?;
     match (policy.custody, &body.sealed_key) {
         (Custody::Sealed, None) => {
             Err(Problem::invalid("sealed_key", "custody `sealed` needs it: seal it to GET /v1/pool"))

@@ -6,7 +6,7 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 18] = [
+const LATER: [(&str, &str); 16] = [
     ("/v1/agents/import", "importing an agent"),
     ("/v1/agents/{npub}/export", "exporting an agent"),
     ("/v1/agents/{npub}/claim", "handing over a host claim"),
@@ -21,8 +21,6 @@ const LATER: [(&str, &str); 18] = [
     ("/v1/plans", "hosting plans"),
     ("/v1/webhooks", "outgoing webhooks"),
     ("/v1/webhooks/{id}", "outgoing webhooks"),
-    ("/v1/fleet", "fleets"),
-    ("/v1/fleet/{id}", "fleets"),
     ("/.well-known/lnurlp/{name}", "LNURL-pay"),
     ("/.well-known/nostr.json", "NIP-05 names"),
 ];

@@ -4,6 +4,7 @@ mod account;
 mod agent;
 mod create;
 pub mod event;
+mod fleet;
 mod health;
 mod inbox;
 mod invoice;
@@ -97,6 +98,7 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(inbox::read))
         .routes(routes!(account::read))
         .routes(routes!(account::audit))
+        .routes(routes!(fleet::read))
         .routes(routes!(token::create, token::list))
         .routes(routes!(token::revoke))
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use nexus_core::Npub;
-use nexus_core::policy::Custody;
+use nexus_core::policy::{Custody, Policy, WalletChoice};
 use nexus_core::status::Scope;
 use nexus_seal::verify_policy;
 use nexus_store::Conflict;
@@ -77,6 +77,7 @@ pub async fn store(app: &Shared, caller: &Caller, agent: &Agent, event: &Event) 
     caller.require_key()?;
     let (row, policy) = row(event, &caller.pubkey, &agent.npub)?;
     supported(policy.custody)?;
+    wallet_supported(app, &policy)?;
     let audit = caller.audit(app.now(), "agent.policy", agent.npub, json!({ "version": row.version }));
     let stored = agent::set_policy(&app.store, agent.npub, row, audit).await;
     let stored = stored.map_err(|error| match error.conflict() {
@@ -94,6 +95,17 @@ pub fn row(event: &Event, owner: &Npub, agent: &Npub) -> Answer<PolicyRow> {
     let version = i64::try_from(signed.policy.version).map_err(|_| invalid("the version is too high".to_owned()))?;
     let text = serde_json::to_string(event).map_err(|error| Problem::internal("policy", &error))?;
     Ok((StoredPolicy { version, event: text }, signed.policy))
+}
+
+/// Play money is for hosts that were told so.
+pub fn wallet_supported(app: &Shared, policy: &Policy) -> Answer<()> {
+    match &policy.wallet {
+        WalletChoice::Dev {} if !app.config.development_wallets => {
+            let detail = "this host has no development wallets: name another wallet in the policy";
+            Err(Problem::with(Code::PolicyInvalid, detail))
+        }
+        WalletChoice::Dev {} | WalletChoice::Cashu { .. } | WalletChoice::Nwc {} | WalletChoice::Spark {} => Ok(()),
+    }
 }
 
 /// Custody modes that exist.

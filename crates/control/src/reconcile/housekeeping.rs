@@ -4,7 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use nexus_core::UnixMs;
 use nexus_store::{
-    StoreError, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request,
+    StoreError, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request, worker,
 };
 
 use super::pause;
@@ -43,6 +43,7 @@ pub async fn round(app: &Shared) -> Result<(), StoreError> {
     let placed = placement::loads(store).await?.iter().map(|(_, load)| i64::from(*load)).sum();
     app.metrics.agents_placed.set(placed);
     replay::purge(store, now).await?;
+    worker::purge(store, now.plus_ms(-DAY_MS)).await?;
     idempotency::purge(store, now).await?;
     wallet_request::purge(store, now).await?;
     in_pieces(|| relay_event::purge_expired(store, now, BATCH).boxed()).await?;

@@ -5,6 +5,7 @@ mod housekeeping;
 mod liveness;
 mod outbox;
 mod placement;
+mod spread;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -50,7 +51,7 @@ impl ReconcilerHealth {
 /// Runs every loop until the process stops.
 pub async fn run(app: Shared) {
     let loops = async {
-        tokio::join!(placement::run(&app), outbox::run(&app), housekeeping::run(&app));
+        tokio::join!(placement::run(&app), outbox::run(&app), housekeeping::run(&app), crate::fleet::run(&app));
     };
     tokio::select! {
         biased;

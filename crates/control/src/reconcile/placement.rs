@@ -15,6 +15,7 @@ use nexus_store::{Conflict, StoreError};
 
 use super::liveness::{Observer, Sign};
 use super::pause;
+use super::spread::Spread;
 use crate::app::Shared;
 
 /// Looks this often whatever the bus says.
@@ -33,9 +34,16 @@ const LOADS_MS: u64 = 5_000;
 /// A waiting agent's reason is written again this often.
 const RENOTE_MS: u64 = 60_000;
 
-/// Places agents until the process stops.
+/// Places agents until the process stops; then another may at once.
 pub async fn run(app: &Shared) {
     let mut reconciler = Reconciler::new(app);
+    tokio::select! {
+        () = rounds(app, &mut reconciler) => {}
+        () = app.stop.cancelled() => reconciler.resign().await,
+    }
+}
+
+async fn rounds(app: &Shared, reconciler: &mut Reconciler<'_>) {
     let mut bus = app.bus.subscribe();
     loop {
         match reconciler.round().await {
@@ -80,6 +88,7 @@ struct Reconciler<'a> {
     /// Behind which agent the next page begins; none at the first.
     after: Option<Npub>,
     loads: Option<Loads>,
+    spread: Spread,
 }
 
 /// Agents on each worker: counted now and then, and our own steps added meanwhile.
@@ -100,6 +109,7 @@ impl<'a> Reconciler<'a> {
             noted: HashMap::new(),
             after: None,
             loads: None,
+            spread: Spread::default(),
         }
     }
 
@@ -117,6 +127,8 @@ impl<'a> Reconciler<'a> {
         let live = self.watch(term, now).await?;
         self.report(now, live.len());
         self.release(term).await?;
+        let workers = self.views(live, now).await?;
+        self.improve(term, &workers, now).await?;
         let agents = rows::unplaced_after(&self.app.store, self.app.now(), self.after, BATCH).await?;
         if agents.is_empty() {
             if self.after.take().is_none() {
@@ -128,9 +140,9 @@ impl<'a> Reconciler<'a> {
         let more = agents.len() >= BATCH as usize;
         // Who was placed is gone from the pages; who waits is passed by, and seen again from the front.
         self.after = agents.last().map(|agent| agent.npub).filter(|_| more);
-        let snapshot = Snapshot { workers: self.views(live, now).await?, agents };
+        let snapshot = Snapshot { workers, agents };
         let made = plan(&snapshot);
-        self.carry_out(term, &made).await?;
+        self.carry_out(term, &made.steps).await?;
         self.note_waiting(term, &snapshot, &made, now).await?;
         Ok(more)
     }
@@ -152,6 +164,17 @@ impl<'a> Reconciler<'a> {
         }
     }
 
+    /// Leaves the term to whoever wants it, without waiting for a lease.
+    async fn resign(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let left = rows::resign_term(&self.app.store, held.term, self.app.now());
+        match tokio::time::timeout(Duration::from_secs(1), left).await {
+            Ok(Ok(())) => self.app.bus.publish(Wake::Reconcile),
+            Ok(Err(error)) => tracing::debug!(%error, "the term was not given back"),
+            Err(_) => tracing::debug!("the term was not given back in time"),
+        }
+    }
+
     fn step_down(&mut self) {
         self.held = None;
         self.terms.forget();
@@ -159,6 +182,7 @@ impl<'a> Reconciler<'a> {
         self.noted.clear();
         self.after = None;
         self.loads = None;
+        self.spread = Spread::default();
     }
 
     /// The term, if we hold it or may take it.
@@ -250,8 +274,8 @@ impl<'a> Reconciler<'a> {
     }
 
     /// Many steps share a transaction; one that does not hold any more makes its neighbours go alone.
-    async fn carry_out(&mut self, term: Term, plan: &Plan) -> Result<(), StoreError> {
-        for steps in plan.steps.chunks(rows::MAX_STEPS) {
+    async fn carry_out(&mut self, term: Term, steps: &[Step]) -> Result<(), StoreError> {
+        for steps in steps.chunks(rows::MAX_STEPS) {
             match rows::place_all(&self.app.store, term, steps, self.app.now()).await {
                 Ok(()) => drop(self.app.metrics.placements.inc_by(steps.len() as u64)),
                 Err(StoreError::Conflict { .. }) => {
@@ -262,6 +286,9 @@ impl<'a> Reconciler<'a> {
             for step in steps {
                 if let Some(loads) = &mut self.loads {
                     *loads.counted.entry(step.to).or_default() += 1;
+                    if let Some(from) = step.from.and_then(|from| loads.counted.get_mut(&from)) {
+                        *from = from.saturating_sub(1);
+                    }
                 }
             }
             // Each hears of its agents in the answer to its next beat, which is now.
@@ -271,6 +298,18 @@ impl<'a> Reconciler<'a> {
                 self.app.bus.publish(Wake::Worker { id });
             }
         }
+        Ok(())
+    }
+
+    /// Moves a few agents that do nothing right now to where they would be placed today.
+    async fn improve(&mut self, term: Term, workers: &[WorkerView], now: MonoMs) -> Result<(), StoreError> {
+        let steps = self.spread.plan(self.app, workers, now).await?;
+        if steps.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(agents = steps.len(), "moving agents to a better place");
+        self.carry_out(term, &steps).await?;
+        self.app.metrics.agents_moved.inc_by(steps.len() as u64);
         Ok(())
     }
 

@@ -76,7 +76,7 @@ impl World {
             Step::Perform(Effect::Pay { request: r, bill, dispatched: true }) => {
                 // A repeated dispatch of one hash settles once.
                 if !self.paid_hashes.contains(&bill.hash) {
-                    if luck % 5 == 0 {
+                    if luck.is_multiple_of(5) {
                         return vec![Record::NotPaid { attempt: attempt(r), class: FailureClass::NoRoute }];
                     }
                     self.paid_hashes.push(bill.hash);

@@ -61,6 +61,75 @@ pub struct DevnetArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// Where an SQLite database is kept; PostgreSQL stands in the configuration
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Port of the API; 0 takes any free one
+    #[arg(long, value_name = "PORT")]
+    pub api_port: Option<u16>,
+    /// Allow wallets of play money and everything else that only development may
+    #[arg(long)]
+    pub allow_development: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// Where an SQLite database is kept; PostgreSQL stands in the configuration
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Region that this worker is in
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Pool whose identity it holds
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+    /// Port of health and metrics; 0 takes any free one
+    #[arg(long, value_name = "PORT")]
+    pub health_port: Option<u16>,
+    /// Allow play money, and relays on this machine and private networks
+    #[arg(long)]
+    pub allow_development: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// Where an SQLite database is kept; PostgreSQL stands in the configuration
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Port of the relay; 0 takes any free one
+    #[arg(long, value_name = "PORT")]
+    pub relay_port: Option<u16>,
+    /// Port of health and metrics; 0 takes any free one
+    #[arg(long, value_name = "PORT")]
+    pub health_port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Where an SQLite database is kept; PostgreSQL stands in the configuration
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Make the keys of a new fleet: root, pool identity, pool document, operator key
+    Create {
+        /// Where to put them; keys that are there stay
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FleetCommand {
+    /// Bring many agents to what a manifest says (not yet)
+    #[command(hide = true)]
+    Apply(Rest),
+}
+
+#[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Data directory to check
     #[arg(long, value_name = "DIR")]

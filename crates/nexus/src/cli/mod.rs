@@ -12,7 +12,10 @@ pub use agent::{
     AgentCommand, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, FundArgs, PolicyArgs, StopArgs, TickArgs,
     TicksArgs,
 };
-pub use host::{BenchArgs, BenchCommand, DevArgs, DevnetArgs, DoctorArgs, ProviderArgs};
+pub use host::{
+    BenchArgs, BenchCommand, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, PoolCommand,
+    ProviderArgs, RelayArgs, WorkerArgs,
+};
 pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
 
 /// Hosts sovereign AI agents: a Nostr identity and a Lightning wallet each, thinking around the clock.
@@ -70,8 +73,11 @@ pub enum Command {
     /// Tokens for programs, with limited scopes
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Show the host's pool document, and check it against the pinned root key
-    Pool,
+    /// Show the host's pool document, and check it against the pinned root key; or make the keys of a new pool
+    Pool {
+        #[command(subcommand)]
+        command: Option<PoolCommand>,
+    },
     /// Sell compute over NIP-90: an OpenAI-compatible endpoint, or the demo planner
     Provider(ProviderArgs),
     /// Run a development Lightning network alone
@@ -89,18 +95,19 @@ pub enum Command {
     Bench(BenchCommand),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
-    /// Control plane alone (not yet)
-    #[command(hide = true)]
-    Control(Rest),
-    /// Worker alone (not yet)
-    #[command(hide = true)]
-    Worker(Rest),
-    /// Inbox relay alone (not yet)
-    #[command(hide = true)]
-    Relay(Rest),
-    /// Migrate a database (not yet)
-    #[command(hide = true)]
-    Migrate(Rest),
+    /// Run a control plane of a fleet: the API and the placement of agents
+    Control(ControlArgs),
+    /// Run a worker of a fleet: it hosts agents
+    Worker(WorkerArgs),
+    /// Run the inbox relay of a fleet
+    Relay(RelayArgs),
+    /// Bring the fleet's database to this program's schema
+    Migrate(MigrateArgs),
+    /// Workers, regions and load, and what agents wait for
+    Fleet {
+        #[command(subcommand)]
+        command: Option<FleetCommand>,
+    },
     /// Back a host up (not yet)
     #[command(hide = true)]
     Backup(Rest),
@@ -113,9 +120,6 @@ pub enum Command {
     /// Bring many agents to what a manifest says (not yet)
     #[command(hide = true)]
     Apply(Rest),
-    /// Many agents at once (not yet)
-    #[command(hide = true)]
-    Fleet(Rest),
     /// Deterministic simulation (not yet)
     #[command(hide = true)]
     Sim(Rest),
@@ -183,9 +187,13 @@ mod tests {
             "hosting plans",
             "fleet apply -f x.toml",
             "apply -f x",
-            "control --anything",
+            "control --api-port 0 --allow-development",
+            "pool",
+            "pool create --dir d",
+            "fleet --json",
+            "migrate --data-dir d",
             "worker --region R --pool P",
-            "relay",
+            "relay --relay-port 0 --health-port 0",
             "provider --relay ws://127.0.0.1:7778 --llm-url http://127.0.0.1:11434/v1",
             "devnet --dir /d",
             "doctor --json",

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod completions;
 pub mod config;
 pub mod context;
+pub mod fleet;
 pub mod login;
 pub mod pool;
 pub mod token;

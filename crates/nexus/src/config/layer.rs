@@ -153,6 +153,7 @@ fn parse_text(text: &str, default: &Value) -> Value {
         }
         Value::String(_) => Value::String(text.to_owned()),
         Value::Null if text.is_empty() => Value::Null,
+        Value::Null if matches!(text, "true" | "false") => Value::Bool(text == "true"),
         Value::Null => text.parse::<u64>().map_or_else(|_| Value::String(text.to_owned()), Value::from),
         Value::Number(_) => text.parse::<u64>().map_or_else(|_| Value::String(text.to_owned()), Value::from),
         Value::Bool(_) => text.parse::<bool>().map_or_else(|_| Value::String(text.to_owned()), Value::Bool),

@@ -1,19 +1,23 @@
 //! The whole configuration of a host, in one tree: file, then environment, then flags. Checked at boot.
 
+mod fleet;
 mod layer;
 mod show;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use nexus_core::Msat;
 use nexus_core::lifecycle::LifecycleRules;
+use nexus_core::{Msat, Npub};
 use nexus_provider::{Encryption, Payment};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::cli::LogForm;
 
+pub use fleet::{
+    BusConfig, BusKind, DatabaseConfig, DatabaseKind, HealthConfig, OperatorConfig, PlacementConfig, PoolFiles,
+};
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 
 /// Everything that an operator may set. Every key has a default; an unknown one is refused by name.
@@ -24,10 +28,18 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Directory or URL of the development network; beside the data directory when unset.
     pub devnet: Option<String>,
+    /// Lets roles that run alone do what only development may: play money, and relays and endpoints on private addresses.
+    pub allow_development: bool,
     pub log: LogConfig,
+    pub database: DatabaseConfig,
+    pub bus: BusConfig,
+    pub pool: PoolFiles,
+    pub operator: OperatorConfig,
     pub api: ApiConfig,
     pub relay: RelayConfig,
+    pub health: HealthConfig,
     pub worker: WorkerConfig,
+    pub placement: PlacementConfig,
     pub provider: SellerConfig,
     /// When funds make an agent active, low, hibernating, dormant.
     pub lifecycle: LifecycleRules,
@@ -101,11 +113,13 @@ pub struct RelayConfig {
     pub port: u16,
     /// How others reach the inbox relay, as it stands in the agents' relay lists. From `bind` and `port` when unset.
     pub public_url: Option<String>,
+    /// Providers (npubs) whose offers and answers are taken from anywhere, where the relay is not on loopback.
+    pub providers: Vec<Npub>,
 }
 
 impl Default for RelayConfig {
     fn default() -> Self {
-        Self { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 7778, public_url: None }
+        Self { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 7778, public_url: None, providers: Vec::new() }
     }
 }
 
@@ -114,6 +128,9 @@ impl Default for RelayConfig {
 pub struct WorkerConfig {
     pub region: String,
     pub pool: String,
+    /// File that keeps this worker's id, made if missing: after a crash it is its own heir. Without one each start is a
+    /// new worker.
+    pub id_file: Option<PathBuf>,
     /// Agents that this worker hosts at most.
     pub capacity: u32,
     /// Ticks that run at the same time.
@@ -132,6 +149,9 @@ pub struct WorkerConfig {
     pub sweep_ms: u64,
     /// How often providers are looked up.
     pub market_ms: u64,
+    /// How long a worker that was told to stop has to end its ticks and hand its agents over. 0: it keeps its agents, for
+    /// a host of one worker.
+    pub drain_ms: u64,
 }
 
 impl Default for WorkerConfig {
@@ -140,6 +160,7 @@ impl Default for WorkerConfig {
         Self {
             region: worker.region,
             pool: worker.pool,
+            id_file: None,
             capacity: worker.capacity,
             turns: worker.turns,
             lease_ms: worker.lease_ms,
@@ -150,6 +171,7 @@ impl Default for WorkerConfig {
             publish_timeout_ms: worker.publish_timeout_ms,
             sweep_ms: worker.sweep_ms,
             market_ms: worker.market_ms,
+            drain_ms: 20_000,
         }
     }
 }
@@ -171,6 +193,7 @@ impl WorkerConfig {
             sweep_ms: self.sweep_ms,
             own_relay: own_relay.to_owned(),
             market_ms: self.market_ms,
+            drain_ms: self.drain_ms,
             lifecycle: lifecycle.clone(),
         }
     }
@@ -264,7 +287,7 @@ impl Config {
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, why)) => Err((*why).to_owned()),
-            None => Ok(()),
+            None => self.check_fleet(),
         }
     }
 }

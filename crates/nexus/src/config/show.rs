@@ -11,7 +11,9 @@ impl Loaded {
         let all = leaves(&tree_of(&self.config)?);
         let mut text = String::new();
         // TOML wants the keys of the root before the first section.
-        let (root, inner): (Vec<_>, Vec<_>) = all.iter().partition(|(key, _)| !key.contains('.'));
+        let (root, mut inner): (Vec<_>, Vec<_>) = all.iter().partition(|(key, _)| !key.contains('.'));
+        // And every key of a section together, also when a section stands inside another.
+        inner.sort_by_key(|(key, _)| key.rsplit_once('.'));
         let mut section = "";
         for (key, value) in root.into_iter().chain(inner) {
             let (group, name) = key.rsplit_once('.').unwrap_or(("", key));

@@ -6,7 +6,7 @@ use nexus_core::time::random;
 use nexus_lightning::devnet::Place;
 use zeroize::Zeroizing;
 
-use super::wire::Host;
+use super::Host;
 use crate::role;
 use crate::session;
 
@@ -21,10 +21,10 @@ pub fn write(host: &Host, name: Option<&str>) -> anyhow::Result<Context> {
     context.pool = Some(host.keys.pool.pin());
     context.devnet = Some(place(host)?);
     if context.owner.is_none() {
-        context.owner = Some(OwnerKey::development(&OwnerKeys::generate(host.entropy.clone())));
+        context.owner = Some(OwnerKey::development(&OwnerKeys::generate(host.base.entropy.clone())));
     }
     if context.devnet_key.is_none() {
-        context.devnet_key = Some(Zeroizing::new(hex::encode(random::<32>(&*host.entropy))));
+        context.devnet_key = Some(Zeroizing::new(hex::encode(random::<32>(&*host.base.entropy))));
     }
     contexts.save(&context)?;
     Ok(context)
@@ -46,7 +46,7 @@ fn kept(contexts: &Contexts, name: &str, host: &Host) -> Result<Context, Error> 
 
 /// The directory where this machine's network is, which stays when its port changes; else its address.
 fn place(host: &Host) -> anyhow::Result<String> {
-    let text = role::devnet_place(&host.config)?;
+    let text = role::devnet_place(&host.base.config)?;
     match text.parse().context("reading --devnet")? {
         Place::Url(_) => Ok(text),
         Place::Dir(dir) => Ok(std::path::absolute(&dir).unwrap_or(dir).display().to_string()),

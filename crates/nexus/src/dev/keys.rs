@@ -1,6 +1,6 @@
 //! The keys of a host, made at its first start. Each in a file of its own, for its owner's eyes alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -71,6 +71,40 @@ pub fn nsec(dir: &Path, name: &str, entropy: &Arc<dyn Entropy>) -> anyhow::Resul
     LocalSigner::parse(kept.expose(), Arc::clone(entropy)).with_context(|| damaged(dir, name))
 }
 
+/// Makes what a fleet's operator needs, under `dir`: the root key (to be kept offline), the pool's identity (for workers),
+/// its signed document and the operator's key (for control planes). Files that are there stay.
+pub async fn create_pool(dir: &Path, clock: &dyn Clock, entropy: &Arc<dyn Entropy>) -> anyhow::Result<PoolKeys> {
+    let root = nsec(dir, ROOT, entropy)?;
+    let identity = text(dir, POOL, || PoolIdentity::generate(&**entropy).expose_text())?;
+    let identity = PoolIdentity::parse(identity.expose()).with_context(|| damaged(dir, POOL))?;
+    let operator = text(dir, OPERATOR, || OperatorKey::generate(&**entropy).expose_text())?;
+    OperatorKey::parse(operator.expose()).with_context(|| damaged(dir, OPERATOR))?;
+    let documents = chain(dir, &root, &identity, clock.now()).await?;
+    let pool = SignedPool::first_use(&documents, clock.now()).with_context(|| damaged(dir, POOL_CHAIN))?;
+    let at = |name: &str| dir.join(name);
+    Ok(PoolKeys { pool, root: at(ROOT), identity: at(POOL), documents: at(POOL_CHAIN), operator: at(OPERATOR) })
+}
+
+/// Where the keys of a pool are.
+pub struct PoolKeys {
+    pub pool: SignedPool,
+    pub root: PathBuf,
+    pub identity: PathBuf,
+    pub documents: PathBuf,
+    pub operator: PathBuf,
+}
+
+/// The text of a key file that has to be there, and that nobody else may read: otherwise its secret may be out already.
+pub fn private_text(path: &Path) -> anyhow::Result<SecretText> {
+    if path.exists() && file::readable_by_others(path) {
+        bail!(
+            "{path} can be read by others\n  next: `chmod 600 {path}`, and think about who may have read it",
+            path = path.display()
+        );
+    }
+    Ok(SecretText::new(file::read_secret(path)?.as_str()))
+}
+
 /// The text of a key file; made if missing. One that others may read is refused: its secret may be out already.
 fn text(dir: &Path, name: &str, make: impl FnOnce() -> SecretText) -> anyhow::Result<SecretText> {
     let path = dir.join(name);
@@ -79,13 +113,7 @@ fn text(dir: &Path, name: &str, make: impl FnOnce() -> SecretText) -> anyhow::Re
         file::write_private(&path, format!("{}\n", made.expose()).as_bytes())?;
         return Ok(made);
     }
-    if file::readable_by_others(&path) {
-        bail!(
-            "{path} can be read by others\n  next: `chmod 600 {path}`, and think about who may have read it",
-            path = path.display()
-        );
-    }
-    Ok(SecretText::new(file::read_secret(&path)?.as_str()))
+    private_text(&path)
 }
 
 async fn chain(dir: &Path, root: &LocalSigner, identity: &PoolIdentity, now: UnixMs) -> anyhow::Result<Vec<Event>> {

@@ -4,22 +4,23 @@ pub mod address;
 mod context;
 pub mod data_dir;
 pub mod keys;
-mod listen;
 mod ready;
 pub mod seller;
-pub mod stop;
-mod wire;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use nexus_bus::LocalBus;
 use nexus_core::time::random;
 use nexus_core::{Clock, Entropy};
 use nexus_lightning::devnet;
+use nexus_seal::Signer;
 use nexus_store::{Store, installation};
-use tokio_util::sync::CancellationToken;
+use nexus_worker::{DevWallets, Extras};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use url::Url;
 
 use crate::ambient::{SystemClock, SystemEntropy};
 use crate::cli::{DevArgs, Global};
@@ -29,10 +30,24 @@ use crate::role;
 use address::Addresses;
 use data_dir::DataDir;
 use keys::Keys;
-use wire::{Host, Roles};
+use role::base::Base;
+use role::wire::{self, Front, Hosting, Roles, Shop};
+use role::{listen, stop};
 
 /// How long the roles have to park what they are at, once told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A whole host: what its roles share, and what in production is on different machines.
+pub struct Host {
+    pub base: Base,
+    pub devnet: devnet::Devnet,
+    pub keys: Keys,
+    pub data_dir: PathBuf,
+    /// Under which callers know the API, and signed requests name it.
+    pub origin: Url,
+    /// Under which agents and their friends reach the inbox relay.
+    pub relay_url: String,
+}
 
 pub async fn run(args: DevArgs, loaded: Loaded, _: &Global, output: Output) -> anyhow::Result<()> {
     let config = loaded.config;
@@ -43,33 +58,63 @@ pub async fn run(args: DevArgs, loaded: Loaded, _: &Global, output: Output) -> a
     let keys = Keys::open(&dir.keys(), &*clock, &entropy).await?;
     let (api, api_at) = listen::bind("API", "--api-port", config.api.bind, config.api.port).await?;
     let (relay, relay_at) = listen::bind("inbox relay", "--relay-port", config.relay.bind, config.relay.port).await?;
+    let store = open_store(&dir, &*clock, &*entropy).await?;
     let host = Host {
-        store: open_store(&dir, &*clock, &*entropy).await?,
-        bus: LocalBus::new(),
         devnet: open_devnet(&config).await?,
-        origin: origin(&config, listen::reachable(api_at))?,
-        relay_url: relay_url(&config, listen::reachable(relay_at)),
-        stop: CancellationToken::new(),
+        origin: role::origin(&config, listen::reachable(api_at))?,
+        relay_url: role::relay_url_at(&config, listen::reachable(relay_at)),
         data_dir: dir.path().to_owned(),
-        clock,
-        entropy,
         keys,
-        config,
+        base: Base::embedded(store, clock, entropy, config),
     };
-    let backend = seller::backend(&host.config.provider).await;
-    let mut roles = Roles::default();
-    roles.start("control", wire::control(&host, api));
-    roles.start("relay", wire::relay(&host, relay));
-    roles.start("worker", wire::worker(&host));
-    if host.config.provider.enabled {
-        roles.start("provider", wire::provider(&host, &backend));
-    }
+    let backend = seller::backend(&host.base.config.provider).await;
+    let mut roles = start(&host, &backend, api, relay);
     let ended = serve(&host, &mut roles, args.write_context.as_deref(), &backend, output).await;
     Addresses::remove(&host.data_dir);
-    host.stop.cancel();
+    host.base.stop.cancel();
     let parked = roles.finish(STOP_TIMEOUT).await;
     host.devnet.shutdown().await;
     ended.and(parked)
+}
+
+fn start(host: &Host, backend: &nexus_provider::BackendConfig, api: TcpListener, relay: TcpListener) -> Roles {
+    let (base, mut registry) = (&host.base, Registry::default());
+    let vitals = wire::vitals(&mut registry);
+    let front = Front {
+        origin: host.origin.clone(),
+        relay_url: host.relay_url.clone(),
+        pool_documents: host.keys.pool_chain.clone(),
+        plan: "local",
+        // The lock of the data directory is held.
+        sole: true,
+        operators: nexus_control::Operators::Anyone,
+        development_wallets: true,
+    };
+    let hosting = Hosting {
+        id: host.keys.worker,
+        identity: host.keys.identity.clone(),
+        wallets: Arc::new(DevWallets(host.devnet.clone())),
+        relay_url: host.relay_url.clone(),
+        development: true,
+        // There is nobody to hand over to.
+        drain_ms: 0,
+        extras: Extras { beats: None, vitals },
+    };
+    let providers = vec![host.keys.provider.public_key()];
+    let mut roles = Roles::default();
+    roles.start("control", wire::control(base, front, registry, api));
+    roles.start("relay", wire::relay(base, host.relay_url.clone(), providers, relay));
+    roles.start("worker", wire::worker(base, hosting));
+    if base.config.provider.enabled {
+        let shop = Shop {
+            relay_url: &host.relay_url,
+            devnet: &host.devnet,
+            signer: host.keys.provider.clone(),
+            wallet: host.keys.provider_wallet,
+        };
+        roles.start("provider", wire::provider(base, shop, backend, &host.data_dir.join("provider")));
+    }
+    roles
 }
 
 /// Says that the host is ready, then waits: for being told to stop, or for a role that ends by itself.
@@ -125,15 +170,4 @@ async fn open_devnet(config: &Config) -> anyhow::Result<devnet::Devnet> {
     devnet::open(place.parse()?, role::devnet::parts())
         .await
         .with_context(|| format!("opening the development network {place}\n  next: check --devnet"))
-}
-
-fn origin(config: &Config, at: std::net::SocketAddr) -> anyhow::Result<url::Url> {
-    match &config.api.public_origin {
-        Some(origin) => Ok(origin.clone()),
-        None => format!("http://{at}/").parse().context("writing this host's address"),
-    }
-}
-
-fn relay_url(config: &Config, at: std::net::SocketAddr) -> String {
-    config.relay.public_url.clone().unwrap_or_else(|| format!("ws://{at}"))
 }

@@ -8,7 +8,7 @@ use nexus_seal::Signer;
 use nexus_store::installation;
 use serde_json::json;
 
-use super::wire::Host;
+use super::Host;
 use crate::output::Output;
 use crate::session;
 
@@ -18,9 +18,9 @@ const LOOK_MS: u64 = 20;
 
 /// Returns when an agent can be created: the worker has registered.
 pub async fn wait(host: &Host) -> anyhow::Result<()> {
-    let deadline = host.clock.mono().plus_ms(RUNNER_TIMEOUT_MS);
-    while installation::get(&host.store, nexus_control::RUNNER_PUBKEY).await?.is_none() {
-        if host.clock.mono() >= deadline {
+    let deadline = host.base.clock.mono().plus_ms(RUNNER_TIMEOUT_MS);
+    while installation::get(&host.base.store, nexus_control::RUNNER_PUBKEY).await?.is_none() {
+        if host.base.clock.mono() >= deadline {
             anyhow::bail!("the worker did not register in time\n  next: run it again with -v, and look at the log");
         }
         tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
@@ -42,7 +42,7 @@ pub fn announce(host: &Host, context: &Context, backend: &BackendConfig, output:
             "context": context.name,
             "owner": context.owner.as_ref().map(nexus_client::OwnerKey::npub),
             "root_fingerprint": host.keys.pool.fingerprint(),
-            "provider": host.config.provider.enabled.then(|| host.keys.provider.public_key()),
+            "provider": host.base.config.provider.enabled.then(|| host.keys.provider.public_key()),
             "thinks_with": thinks,
             "process": std::process::id(),
         }));
@@ -68,7 +68,9 @@ fn flag(context: &Context) -> String {
 
 fn thinks(host: &Host, backend: &BackendConfig) -> String {
     match backend {
-        _ if !host.config.provider.enabled => "with whatever provider is on the relays (none runs here)".to_owned(),
+        _ if !host.base.config.provider.enabled => {
+            "with whatever provider is on the relays (none runs here)".to_owned()
+        }
         BackendConfig::Demo => "with the demo planner (deterministic; --llm-url takes a real model)".to_owned(),
         BackendConfig::OpenAi(endpoint) => format!("with {} at {}", endpoint.model, endpoint.url),
     }

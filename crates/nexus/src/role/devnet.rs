@@ -8,9 +8,8 @@ use serde_json::json;
 use crate::ambient::{SystemClock, SystemEntropy};
 use crate::cli::DevnetArgs;
 use crate::config::Loaded;
-use crate::dev::stop;
 use crate::output::Output;
-use crate::role;
+use crate::role::{self, stop};
 
 /// What every user of the network in this process shares.
 pub fn parts() -> Parts {

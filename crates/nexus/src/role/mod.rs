@@ -1,15 +1,102 @@
-//! Roles of a host that run alone, and the configuration that every role reads.
+//! The roles of a host, each alone in a process, and the configuration that every role reads.
 
+pub mod base;
+pub mod control;
 pub mod devnet;
+pub mod health;
+pub mod listen;
+pub mod migrate;
 pub mod provider;
+pub mod relay;
+pub mod stop;
+pub mod wire;
+pub mod worker;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
 
 use serde_json::{Value, json};
+use url::Url;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, ConfigError, Loaded, Overrides, environment};
 use crate::dev::data_dir::{self, DataDir};
+use crate::output::Output;
+use base::Base;
+use wire::Roles;
+
+/// How long a role has to end what it is at, once told to stop.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One role that runs alone, from its start to its end.
+pub struct Role {
+    base: Base,
+    name: &'static str,
+    roles: Roles,
+    limit: Duration,
+}
+
+impl Role {
+    pub fn new(base: Base, name: &'static str) -> Self {
+        Self { base, name, roles: Roles::default(), limit: STOP_TIMEOUT }
+    }
+
+    /// For a role that takes longer to stop.
+    pub fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    pub fn start<F>(&mut self, role: impl FnOnce(&Base) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.roles.start(self.name, role(&self.base));
+    }
+
+    /// Its health listener.
+    pub fn serve_beside(&mut self, health: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.roles.start("health listener", health);
+    }
+
+    /// Waits for something, unless the role is told to stop before: then false.
+    pub async fn until(&mut self, done: impl Future<Output = ()>) -> anyhow::Result<bool> {
+        tokio::select! {
+            () = done => Ok(true),
+            failed = self.roles.first_end() => Err(failed),
+            () = stop::requested() => {
+                self.base.stop.cancel();
+                Ok(false)
+            }
+        }
+    }
+
+    /// The one line that says that it is ready.
+    pub fn announce(&self, document: &Value, text: String, output: Output) {
+        if output.json { output.record(document) } else { output.line(text) }
+    }
+
+    /// Runs until it is told to stop, or fails; then gives it its time to end.
+    pub async fn until_stopped(mut self, output: Output) -> anyhow::Result<()> {
+        let already = self.base.stop.is_cancelled();
+        let ended = tokio::select! {
+            failed = self.roles.first_end(), if !already => Err(failed),
+            () = stop::requested(), if !already => Ok(()),
+            else => Ok(()),
+        };
+        if ended.is_ok() {
+            if !output.json {
+                output.line("Stopping. Ctrl-C again cuts it off.");
+            }
+            tokio::spawn(stop::at_once_when_asked_again());
+        }
+        self.base.stop.cancel();
+        let finished = self.roles.finish(self.limit).await;
+        ended.and(finished)
+    }
+}
 
 /// The configuration, for the commands that run or check a host; none for the owner's commands.
 pub fn settings(cli: &Cli) -> Result<Option<Loaded>, ConfigError> {
@@ -28,6 +115,24 @@ pub fn settings(cli: &Cli) -> Result<Option<Loaded>, ConfigError> {
             ("provider.llm_model", args.llm_model.as_ref().map(|model| json!(model))),
             ("provider.price_msat", args.price.map(|sats| json!(sats.saturating_mul(1_000)))),
         ]),
+        Command::Control(args) => flags(vec![
+            ("data_dir", args.data_dir.as_ref().map(|dir| json!(dir))),
+            ("api.port", args.api_port.map(Value::from)),
+            ("allow_development", args.allow_development.then_some(Value::Bool(true))),
+        ]),
+        Command::Worker(args) => flags(vec![
+            ("data_dir", args.data_dir.as_ref().map(|dir| json!(dir))),
+            ("worker.region", args.region.as_ref().map(|region| json!(region))),
+            ("worker.pool", args.pool.as_ref().map(|pool| json!(pool))),
+            ("health.port", args.health_port.map(Value::from)),
+            ("allow_development", args.allow_development.then_some(Value::Bool(true))),
+        ]),
+        Command::Relay(args) => flags(vec![
+            ("data_dir", args.data_dir.as_ref().map(|dir| json!(dir))),
+            ("relay.port", args.relay_port.map(Value::from)),
+            ("health.port", args.health_port.map(Value::from)),
+        ]),
+        Command::Migrate(args) => flags(vec![("data_dir", args.data_dir.as_ref().map(|dir| json!(dir)))]),
         Command::Devnet(args) => flags(vec![("devnet", args.dir.as_ref().map(|dir| json!(dir)))]),
         Command::Doctor(args) => flags(vec![("data_dir", args.data_dir.as_ref().map(|dir| json!(dir)))]),
         Command::Config { .. } => Vec::new(),
@@ -51,4 +156,25 @@ pub fn devnet_place(config: &Config) -> anyhow::Result<String> {
         Some(place) => Ok(place.clone()),
         None => Ok(data_dir::default_devnet(&data_dir(config)?).display().to_string()),
     }
+}
+
+/// Under which callers know the API of a listener at this address.
+pub fn origin(config: &Config, at: SocketAddr) -> anyhow::Result<Url> {
+    match &config.api.public_origin {
+        Some(origin) => Ok(origin.clone()),
+        None => format!("http://{at}/").parse().context("writing this host's address"),
+    }
+}
+
+/// Under which others reach the inbox relay of a listener at this address.
+pub fn relay_url_at(config: &Config, at: SocketAddr) -> String {
+    config.relay.public_url.clone().unwrap_or_else(|| format!("ws://{at}"))
+}
+
+/// Under which the inbox relay of another process is reached.
+pub fn relay_url(config: &Config) -> anyhow::Result<String> {
+    if config.relay.public_url.is_none() && config.relay.port == 0 {
+        bail!("nothing says where the inbox relay is\n  next: set relay.public_url, or relay.port");
+    }
+    Ok(relay_url_at(config, listen::reachable(SocketAddr::new(config.relay.bind, config.relay.port))))
 }

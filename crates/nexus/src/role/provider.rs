@@ -18,9 +18,9 @@ use crate::ambient::{SystemClock, SystemEntropy};
 use crate::cli::ProviderArgs;
 use crate::config::{Config, Loaded};
 use crate::dev::data_dir::DataDir;
-use crate::dev::{keys, seller, stop};
+use crate::dev::{keys, seller};
 use crate::output::Output;
-use crate::role;
+use crate::role::{self, stop};
 
 pub async fn run(args: ProviderArgs, loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let config = loaded.config;

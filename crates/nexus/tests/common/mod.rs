@@ -58,7 +58,8 @@ impl Place {
         self.path("data").join("nexus.db")
     }
 
-    fn command(&self) -> Command {
+    /// The binary with nothing of this machine's environment but its path.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(BINARY);
         command
             .env_clear()

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::lock::{Locks, agent_of};
-use super::pipeline::{Connection, Param, Reply, fits};
+use super::pipeline::{Connection, Reply, fits};
 use super::prepared::Prepared;
 use super::wire::{Failure, SqlError};
 use crate::batch::{Batch, Expect, Output, Statement, Value, Verdict, params};
@@ -62,8 +62,8 @@ fn plain(sql: &'static str) -> Statement {
     Statement::write(sql, Vec::new())
 }
 
-fn values(statement: &Statement) -> impl ExactSizeIterator<Item = Param<'_>> + Clone {
-    statement.params.iter().map(Param::One)
+fn values(statement: &Statement) -> impl ExactSizeIterator<Item = &Value> + Clone {
+    statement.params.iter()
 }
 
 impl Link {
@@ -262,7 +262,7 @@ impl Link {
 
     /// Writes what was seen to fit.
     fn push(&mut self, prepared: &Arc<Prepared>, params: &[Value]) {
-        if let Err(why) = self.connection.push(prepared, params.iter().map(Param::One)) {
+        if let Err(why) = self.connection.push(prepared, params.iter()) {
             tracing::error!(%why, "a statement fitted and then did not");
         }
     }

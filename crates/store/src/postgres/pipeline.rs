@@ -11,9 +11,7 @@ use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 use postgres_protocol::{IsNull, Oid};
 
-use super::prepared::{
-    BOOL, BYTEA, BYTEAS, Cache, INT2, INT4, INT8, INT8S, Key, Prepared, TEXT, TEXTS, VARCHAR, Wanted,
-};
+use super::prepared::{BOOL, BYTEA, Cache, INT2, INT4, INT8, Key, Prepared, TEXT, VARCHAR, Wanted};
 use super::wire::{Failure, SqlError, Wire, read_error};
 use crate::batch::{Output, Statement, Value};
 use crate::dialect::Form;
@@ -25,14 +23,6 @@ pub(crate) struct Connection {
     cache: Cache,
     /// What was written since the last run.
     asked: Vec<Option<Arc<Prepared>>>,
-}
-
-/// A parameter as the server gets it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Param<'a> {
-    One(&'a Value),
-    /// One column of many callers' parameters.
-    Many(&'a [&'a Value]),
 }
 
 /// What became of one statement.
@@ -145,7 +135,7 @@ impl Connection {
     pub(crate) fn push<'a>(
         &mut self,
         prepared: &Arc<Prepared>,
-        params: impl ExactSizeIterator<Item = Param<'a>> + Clone,
+        params: impl ExactSizeIterator<Item = &'a Value> + Clone,
     ) -> Result<(), String> {
         fits(prepared, params.clone())?;
         let output = self.wire.output();
@@ -249,19 +239,12 @@ fn count(tag: &str) -> u64 {
 }
 
 /// Whether the server will take these parameters; `Err` says which it will not.
-pub(crate) fn fits<'a>(prepared: &Prepared, params: impl ExactSizeIterator<Item = Param<'a>>) -> Result<(), String> {
+pub(crate) fn fits<'a>(prepared: &Prepared, params: impl ExactSizeIterator<Item = &'a Value>) -> Result<(), String> {
     if prepared.params.len() != params.len() {
         return Err(format!("{} parameters, {} wanted", params.len(), prepared.params.len()));
     }
     for (place, (param, oid)) in (1..).zip(params.zip(&prepared.params)) {
-        let fits = match (param, *oid) {
-            (Param::One(value), oid) => fits_one(value, oid),
-            (Param::Many(values), INT8S) => values.iter().all(|value| fits_one(value, INT8)),
-            (Param::Many(values), TEXTS) => values.iter().all(|value| fits_one(value, TEXT)),
-            (Param::Many(values), BYTEAS) => values.iter().all(|value| fits_one(value, BYTEA)),
-            (Param::Many(_), _) => false,
-        };
-        if !fits {
+        if !fits_one(param, *oid) {
             return Err(format!("parameter {place} does not fit type {oid}"));
         }
     }
@@ -285,35 +268,7 @@ fn fits_one(value: &Value, oid: Oid) -> bool {
 
 type Encoded = Result<IsNull, Box<dyn std::error::Error + Send + Sync>>;
 
-fn encode(param: Param<'_>, oid: Oid, buf: &mut BytesMut) -> Encoded {
-    match param {
-        Param::One(value) => encode_one(value, oid, buf),
-        Param::Many(values) => {
-            let element = match oid {
-                INT8S => INT8,
-                TEXTS => TEXT,
-                _ => BYTEA,
-            };
-            // One dimension, from 1, with or without nulls.
-            buf.put_i32(1);
-            buf.put_i32(i32::from(values.iter().any(|value| matches!(value, Value::Null | Value::Absent(_)))));
-            buf.put_u32(element);
-            buf.put_i32(i32::try_from(values.len())?);
-            buf.put_i32(1);
-            for value in values {
-                let start = buf.len();
-                buf.put_i32(-1);
-                if matches!(encode_one(value, element, buf)?, IsNull::No) {
-                    let length = i32::try_from(buf.len() - start - 4)?;
-                    buf[start..start + 4].copy_from_slice(&length.to_be_bytes());
-                }
-            }
-            Ok(IsNull::No)
-        }
-    }
-}
-
-fn encode_one(value: &Value, oid: Oid, buf: &mut BytesMut) -> Encoded {
+fn encode(value: &Value, oid: Oid, buf: &mut BytesMut) -> Encoded {
     match value {
         Value::Null | Value::Absent(_) => return Ok(IsNull::Yes),
         Value::Int(number) => match oid {

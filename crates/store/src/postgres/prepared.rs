@@ -15,9 +15,6 @@ pub(crate) const INT2: Oid = 21;
 pub(crate) const INT4: Oid = 23;
 pub(crate) const TEXT: Oid = 25;
 pub(crate) const VARCHAR: Oid = 1043;
-pub(crate) const BYTEAS: Oid = 1001;
-pub(crate) const TEXTS: Oid = 1009;
-pub(crate) const INT8S: Oid = 1016;
 
 /// Statements made to measure that stay prepared; the oldest goes.
 const MADE_TO_MEASURE: usize = 128;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use super::pipeline::{Connection, Param, Reply};
+use super::pipeline::{Connection, Reply};
 use super::session::Dialer;
 use super::wire::Failure;
 use crate::batch::{Batch, Expect, Output, Statement};
@@ -88,7 +88,7 @@ async fn run(connection: &mut Connection, batch: &Batch) -> Result<Result<Vec<Ou
         Err(error) => return Ok(Err(database(error.to_string()))),
     };
     for (prepared, (statement, _)) in prepared.iter().zip(&steps) {
-        if let Err(why) = connection.push(prepared, statement.params.iter().map(Param::One)) {
+        if let Err(why) = connection.push(prepared, statement.params.iter()) {
             connection.discard();
             return Ok(Err(database(why)));
         }

@@ -111,3 +111,21 @@ fn a_reader_cannot_write_and_a_write_through_read_is_undone() {
     assert!(read(&reader, &insert("a")).is_err());
     assert_eq!(names(&engine), 0);
 }
+
+#[test]
+fn a_batch_refused_after_its_first_write_is_undone_alone_and_gets_a_savepoint_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = engine(&dir, commit_once, 0);
+    let half = || {
+        let sql = "INSERT INTO counter (name, value) VALUES (?1, 1)";
+        let refused = Statement::read("SELECT 1 WHERE 1 = 0", vec![]).one_or(Said::Stale);
+        Batch::new("half").with(Statement::write(sql, vec!["half".into()])).with(refused)
+    };
+    for (round, names_then) in [(["a", "b"], 2), (["c", "d"], 4)] {
+        let verdicts = engine.run_group(&[insert(round[0]), half(), insert(round[1])]);
+        assert!(verdicts[0].is_ok() && verdicts[2].is_ok(), "{verdicts:?}");
+        assert!(matches!(verdicts[1], Err(StoreError::Stale { .. })), "{verdicts:?}");
+        assert_eq!(names(&engine), names_then, "nothing of the refused one stays");
+        assert_eq!(engine.cautious.keys().collect::<Vec<_>>(), [&"half"]);
+    }
+}

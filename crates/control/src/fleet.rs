@@ -1,0 +1,175 @@
+//! The fleet as an operator sees it, counted now and then.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nexus_core::availability::{Availability, Month, ON_TIME_MS};
+use nexus_core::placement::{Need, Scale, WorkerView, scale};
+use nexus_core::{MonoMs, Npub, UnixMs};
+use nexus_store::availability::{self, Total};
+use nexus_store::fleet::{self, Census, Waiting};
+use nexus_store::worker::{self, Worker};
+use nexus_store::{StoreError, placement};
+
+use crate::app::Shared;
+use crate::metrics::{Metrics, MonthLabel, PlaceLabels, ReasonLabel};
+
+/// A count is used for so long.
+const FRESH_MS: u64 = 2_000;
+/// Where the term is held, figures are counted this often.
+const ROUND_MS: u64 = 10_000;
+/// Agents named that were worst off.
+const WORST: u32 = 20;
+
+/// Everything at one moment.
+#[derive(Debug)]
+pub struct Fleet {
+    pub at: UnixMs,
+    pub workers: Vec<(Worker, u32)>,
+    pub scale: Vec<Scale>,
+    pub census: Census,
+    pub waiting: Vec<Waiting>,
+    pub month: Month,
+    pub this_month: Total,
+    pub last_month: Total,
+    pub worst: Vec<(Npub, Availability)>,
+}
+
+/// The last count, shared by all who ask.
+#[derive(Debug, Default)]
+pub struct FleetCache {
+    last: Mutex<Option<(MonoMs, Arc<Fleet>)>>,
+    /// One count at a time.
+    counting: tokio::sync::Mutex<()>,
+}
+
+impl FleetCache {
+    fn fresh(&self, now: MonoMs) -> Option<Arc<Fleet>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| now.since(*at) < FRESH_MS).map(|(_, fleet)| Arc::clone(fleet))
+    }
+}
+
+/// The fleet, counted at most two seconds ago.
+pub async fn look(app: &Shared) -> Result<Arc<Fleet>, StoreError> {
+    if let Some(fleet) = app.fleet.fresh(app.clock.mono()) {
+        return Ok(fleet);
+    }
+    let _one = app.fleet.counting.lock().await;
+    if let Some(fleet) = app.fleet.fresh(app.clock.mono()) {
+        return Ok(fleet);
+    }
+    let fleet = Arc::new(count(app).await?);
+    measure(&app.metrics, &fleet, app.config.lease_ms);
+    *app.fleet.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((app.clock.mono(), Arc::clone(&fleet)));
+    Ok(fleet)
+}
+
+/// Keeps the figures fresh where the term is held, so that they are told once.
+pub async fn run(app: &Shared) {
+    loop {
+        tokio::time::sleep(std::time::Duration::from_millis(ROUND_MS)).await;
+        if !app.reconciler.is_active() {
+            continue;
+        }
+        if let Err(error) = look(app).await {
+            tracing::warn!(%error, "the fleet was not counted; the next round tries again");
+        }
+    }
+}
+
+async fn count(app: &Shared) -> Result<Fleet, StoreError> {
+    let (store, at) = (&app.store, app.now());
+    let workers = worker::list(store).await?;
+    let loads: std::collections::HashMap<_, _> = placement::loads(store).await?.into_iter().collect();
+    let workers: Vec<(Worker, u32)> = workers
+        .into_iter()
+        .map(|worker| (loads.get(&worker.id).copied().unwrap_or(0), worker))
+        .map(|(load, worker)| (worker, load))
+        .collect();
+    let needs = known(fleet::needs(store).await?, &workers);
+    let live: Vec<WorkerView> =
+        workers.iter().filter(|(worker, _)| is_live(worker, at, app.config.lease_ms)).map(view).collect();
+    let month = Month::of(at);
+    Ok(Fleet {
+        at,
+        scale: scale(&live, &needs, &app.config.scale),
+        workers,
+        census: fleet::census(store, at.plus_ms(-ON_TIME_MS)).await?,
+        waiting: fleet::waiting(store).await?,
+        month,
+        this_month: availability::total(store, month).await?,
+        last_month: availability::total(store, month.before()).await?,
+        worst: availability::worst(store, month, WORST).await?,
+    })
+}
+
+/// By wall clocks, for display and for scaling; who is declared dead is another matter.
+pub fn is_live(worker: &Worker, now: UnixMs, lease_ms: u64) -> bool {
+    !worker.dead && beat_age_ms(worker, now) < lease_ms
+}
+
+pub fn beat_age_ms(worker: &Worker, now: UnixMs) -> u64 {
+    u64::try_from(now.0.saturating_sub(worker.seen_at.0)).unwrap_or(0)
+}
+
+/// A home that no worker was ever seen in is no place to start workers for: anyone can write one down.
+fn known(needs: Vec<Need>, workers: &[(Worker, u32)]) -> Vec<Need> {
+    let places: BTreeSet<(&str, &str)> =
+        workers.iter().map(|(worker, _)| (worker.pool.as_str(), worker.region.as_str())).collect();
+    let place = |mut need: Need| {
+        need.region = need.region.take().filter(|region| places.contains(&(need.pool.as_str(), region.as_str())));
+        need
+    };
+    needs.into_iter().map(place).collect()
+}
+
+fn view((worker, load): &(Worker, u32)) -> WorkerView {
+    WorkerView {
+        id: worker.id,
+        region: worker.region.clone(),
+        pool: worker.pool.clone(),
+        capacity: worker.capacity,
+        load: *load,
+        version: worker.version,
+        draining: worker.draining,
+    }
+}
+
+fn measure(metrics: &Metrics, fleet: &Fleet, lease_ms: u64) {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    metrics.agents_placed.set(count(fleet.workers.iter().map(|(_, load)| u64::from(*load)).sum()));
+    metrics.agents_unplaced.set(count(fleet.census.unplaced));
+    metrics.agents_overdue.set(count(fleet.census.overdue));
+    metrics.agents_away.set(count(fleet.census.away));
+    metrics.below_promise.set(count(fleet.this_month.below));
+    metrics.availability.get_or_create(&MonthLabel { month: "this" }).set(share(fleet.this_month.all));
+    metrics.availability.get_or_create(&MonthLabel { month: "last" }).set(share(fleet.last_month.all));
+    // What is gone must not stay in the figures.
+    for family in [&metrics.workers_desired, &metrics.workers_there, &metrics.load] {
+        family.clear();
+    }
+    metrics.agents_by_reason.clear();
+    for place in &fleet.scale {
+        let labels = PlaceLabels { pool: place.pool.clone(), region: place.region.clone() };
+        metrics.workers_desired.get_or_create(&labels).set(i64::from(place.desired_workers));
+        metrics.workers_there.get_or_create(&labels).set(i64::from(place.workers));
+        metrics.load.get_or_create(&labels).set(i64::from(place.load));
+    }
+    for waiting in &fleet.waiting {
+        metrics
+            .agents_by_reason
+            .get_or_create(&ReasonLabel { reason: waiting.code.clone() })
+            .set(count(waiting.agents));
+    }
+    let live = fleet.workers.iter().filter(|(worker, _)| is_live(worker, fleet.at, lease_ms));
+    let oldest = live.map(|(worker, _)| beat_age_ms(worker, fleet.at)).max().unwrap_or(0);
+    #[expect(clippy::cast_precision_loss, reason = "at most a lease")]
+    metrics.beat_age_seconds.set(oldest as f64 / 1_000.0);
+}
+
+/// 1 for all.
+#[expect(clippy::cast_precision_loss, reason = "at most a hundred thousand")]
+fn share(availability: Availability) -> f64 {
+    availability.per_100k() as f64 / 100_000.0
+}

@@ -1,0 +1,88 @@
+//! `nexus control`: the API and the reconcilers, alone. It can open no agent, and holds nothing that could.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use nexus_bus::Topic;
+use nexus_client::file;
+use nexus_control::Operators;
+use nexus_core::UnixMs;
+use nexus_seal::SignedPool;
+use nexus_seal::operator::OperatorKey;
+use nostr::event::Event;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use super::base::Base;
+use super::wire::{self, Front};
+use super::{Role, listen};
+use crate::config::{Config, Loaded};
+use crate::dev::keys;
+use crate::output::Output;
+use crate::role;
+
+pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
+    let config = loaded.config;
+    refuse_what_is_not_its_own(&config)?;
+    operator_key(&config)?;
+    let relay_url = role::relay_url(&config)?;
+    let (listener, at) = listen::bind("API", "--api-port", config.api.bind, config.api.port).await?;
+    let base = Base::open(config, &[Topic::Worker, Topic::Reconcile, Topic::Event, Topic::Agent]).await?;
+    let config = &base.config;
+    let front = Front {
+        origin: role::origin(config, listen::reachable(at))?,
+        relay_url,
+        pool_documents: pool_documents(config, base.clock.now())?,
+        plan: if config.allow_development { "local" } else { "hosted" },
+        sole: false,
+        operators: Operators::Listed(config.operator.npubs.clone()),
+        development_wallets: config.allow_development,
+    };
+    let origin = front.origin.clone();
+    let mut role = Role::new(base, "control");
+    role.start(|base| wire::control(base, front, Registry::default(), listener));
+    let document = json!({ "ready": true, "role": "control", "api": origin, "process": std::process::id() });
+    role.announce(&document, format!("Control plane at {origin}"), output);
+    role.until_stopped(output).await
+}
+
+/// A control plane that could open agents would be the one machine to rob.
+fn refuse_what_is_not_its_own(config: &Config) -> anyhow::Result<()> {
+    if config.pool.identity_file.is_some() {
+        bail!(
+            "a control plane may not hold the pool's identity\n  next: take pool.identity_file (NEXUS_POOL_IDENTITY_FILE) out of its configuration; it belongs to workers"
+        );
+    }
+    if config.devnet.is_some() && !config.allow_development {
+        bail!(
+            "a control plane does not serve the development network: its money is play money\n  next: take `devnet` out of its configuration, or set allow_development for a host of your own"
+        );
+    }
+    Ok(())
+}
+
+/// Read at start, so that a wrong file is noticed now.
+fn operator_key(config: &Config) -> anyhow::Result<OperatorKey> {
+    let Some(path) = &config.operator.key_file else {
+        bail!(
+            "a control plane needs the operator's key\n  next: set operator.key_file (NEXUS_OPERATOR_KEY_FILE); `nexus pool create` makes one"
+        );
+    };
+    let text = keys::private_text(path)?;
+    OperatorKey::parse(text.expose()).with_context(|| format!("reading {}", path.display()))
+}
+
+fn pool_documents(config: &Config, now: UnixMs) -> anyhow::Result<Vec<Event>> {
+    let Some(path) = &config.pool.document_file else {
+        bail!(
+            "a control plane needs the pool's signed documents\n  next: set pool.document_file (NEXUS_POOL_DOCUMENT_FILE); `nexus pool create` makes one"
+        );
+    };
+    read_documents(path, now).with_context(|| format!("reading {}", path.display()))
+}
+
+fn read_documents(path: &Path, now: UnixMs) -> anyhow::Result<Vec<Event>> {
+    let documents: Vec<Event> = serde_json::from_str(&file::read_secret(path)?)?;
+    SignedPool::first_use(&documents, now)?;
+    Ok(documents)
+}
