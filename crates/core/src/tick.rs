@@ -103,13 +103,21 @@ pub enum ActionOutcome {
     Queued { why: String },
 }
 
+/// A row of the inbox that a tick answers to, and what stood in it: a row that reads otherwise later is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    pub row: i64,
+    /// SHA-256 over what the row says.
+    pub digest: Hash32,
+}
+
 /// One journal entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
 pub enum Record {
     Began {
         trigger: Trigger,
-        inbox: Vec<i64>,
+        inbox: Vec<Claimed>,
         at: UnixMs,
     },
     Requested(Request),
@@ -341,7 +349,7 @@ pub struct InvalidRecord {
 pub struct Tick {
     pub trigger: Trigger,
     /// Rows of the inbox that this tick answers to.
-    pub inbox: Vec<i64>,
+    pub inbox: Vec<Claimed>,
     pub began_at: UnixMs,
     jobs: Vec<Job>,
     decided: Option<(Vec<Planned>, Vec<Option<ActionOutcome>>)>,

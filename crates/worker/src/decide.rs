@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nexus_core::action::{Action, parse_answer};
-use nexus_core::policy::{Verdict, judge};
+use nexus_core::policy::{Ground, Verdict, judge};
 use nexus_core::tick::{Plan, Planned};
 use nexus_core::trigger::Stimulus;
 use nexus_core::{Npub, UnixMs};
@@ -17,7 +17,7 @@ use nostr::filter::Filter;
 use crate::error::TurnError;
 use crate::filter::Taken;
 use crate::host::Host;
-use crate::perceive::label;
+use crate::perceive::{is_trusted, label};
 use crate::profile::{address, relays, sign, signed};
 use crate::unlock::Opened;
 
@@ -65,7 +65,10 @@ async fn plan(
 ) -> Result<Plan, TurnError> {
     let answered = answered_by(action, taken);
     let verdict = match opened.policy() {
-        Some(policy) => judge(policy, &opened.owner, action, answered.is_some()),
+        Some(policy) => {
+            let trusted = taken.iter().all(|taken| is_trusted(&taken.stimulus, policy, &opened.owner));
+            judge(policy, &opened.owner, action, Ground { answers_sender: answered.is_some(), trusted })
+        }
         None => return Ok(refused("policy_missing")),
     };
     match verdict {

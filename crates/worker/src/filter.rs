@@ -1,5 +1,6 @@
 //! The free filter: before anything is paid for, inbox rows are opened, verified and judged.
 
+use nexus_core::tick::Claimed;
 use nexus_core::trigger::{Class, Stimulus, Trigger};
 use nexus_core::{AgentConfig, Hash32, UnixMs};
 use nexus_nostr::trigger as nostr_trigger;
@@ -13,6 +14,8 @@ use crate::unlock::Opened;
 #[derive(Clone)]
 pub(crate) struct Taken {
     pub row: i64,
+    /// Of what the row said when it was read.
+    pub digest: Hash32,
     pub stimulus: Stimulus,
     /// When it was stored here.
     pub received_at: UnixMs,
@@ -33,8 +36,19 @@ impl Taken {
             at,
             text: "(this message cannot be read any more)".into(),
         };
-        Self { row, stimulus, received_at: at, event: None, effect: None }
+        Self { row, digest: Hash32::sha256(b""), stimulus, received_at: at, event: None, effect: None }
     }
+
+    pub const fn claim(&self) -> Claimed {
+        Claimed { row: self.row, digest: self.digest }
+    }
+}
+
+/// What a row says, class and trigger included, as the journal remembers it.
+pub(crate) fn digest(item: &Item) -> Hash32 {
+    let mut said = format!("{}\n{}\n", item.class.as_str(), item.trigger).into_bytes();
+    said.extend_from_slice(&item.payload);
+    Hash32::sha256(&said)
 }
 
 /// What becomes of a row.
@@ -45,12 +59,13 @@ pub(crate) enum Sifted {
 
 /// Opens one row without judging it: for a tick that already claimed it.
 pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static str> {
+    let digest = digest(item);
     match item.class {
         Class::Nostr => {
             let event = nexus_nostr::parse_event(&item.payload).map_err(|_| "not_verified")?;
             let stimulus = nostr_trigger::receive(&event, &*opened.signer).await.map_err(|_| "not_readable")?;
             let effect = Some(nostr_trigger::effect_id(&stimulus, &event));
-            Ok(Taken { row: item.id, stimulus, received_at: item.received_at, event: Some(event), effect })
+            Ok(Taken { row: item.id, digest, stimulus, received_at: item.received_at, event: Some(event), effect })
         }
         Class::Manual | Class::Webhook | Class::Schedule | Class::Approval => {
             let text = if item.payload.is_empty() {
@@ -69,7 +84,7 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static
                 at: item.received_at,
                 text,
             };
-            Ok(Taken { row: item.id, stimulus, received_at: item.received_at, event: None, effect: None })
+            Ok(Taken { row: item.id, digest, stimulus, received_at: item.received_at, event: None, effect: None })
         }
     }
 }

@@ -31,10 +31,7 @@ pub fn label(index: usize) -> String {
 /// Memory is shown only when everyone who wrote is known to the policy: a stranger must not talk it out of the
 /// agent. A clear request leaves out memory, private messages and goals, whoever wrote.
 pub fn prompt(thinker: &Thinker<'_>, trigger: Trigger, stimuli: &[Stimulus], encrypted: bool, now: UnixMs) -> Prompt {
-    let trusted = stimuli.iter().all(|stimulus| match stimulus.sender {
-        Some(sender) => thinker.policy.knows(&sender, &thinker.owner),
-        None => stimulus.text.is_empty(),
-    });
+    let trusted = stimuli.iter().all(|stimulus| is_trusted(stimulus, thinker.policy, &thinker.owner));
     let state = thinker.state;
     let goals =
         state.goals.iter().map(|goal| PromptGoal { text: goal.text.clone(), done: goal.done, note: goal.note.clone() });
@@ -54,6 +51,14 @@ pub fn prompt(thinker: &Thinker<'_>, trigger: Trigger, stimuli: &[Stimulus], enc
             .filter(|(_, stimulus)| encrypted || is_public(stimulus.trigger))
             .map(|(index, stimulus)| message(index, stimulus))
             .collect(),
+    }
+}
+
+/// Whether these words are of someone the policy knows. Words that nobody signed are a stranger's.
+pub fn is_trusted(stimulus: &Stimulus, policy: &Policy, owner: &Npub) -> bool {
+    match stimulus.sender {
+        Some(sender) => policy.knows(&sender, owner),
+        None => stimulus.text.is_empty(),
     }
 }
 

@@ -105,7 +105,7 @@ pub(crate) async fn begin<'a>(
     let now = pen.now();
     let id = TickId::new(now, nexus_core::time::random(&*pen.host.entropy));
     let rows: Vec<i64> = taken.iter().map(|taken| taken.row).collect();
-    let first = Record::Began { trigger, inbox: rows.clone(), at: now };
+    let first = Record::Began { trigger, inbox: taken.iter().map(Taken::claim).collect(), at: now };
     let tick = Tick::begin(&first).map_err(|error| TurnError::parked("journal_invalid", error.to_string(), 60_000))?;
     let records = vec![sealed_record(&pen, opened, id, 1, &first)?];
     let started = EventBody::TickStarted { tick_id: id };
@@ -172,14 +172,14 @@ pub(crate) async fn resume<'a>(
     }
     let tick = Tick::replay(records.iter()).map_err(|error| unreadable(error.to_string()))?;
     let mut taken = Vec::new();
-    for id in &tick.inbox {
-        let row = match open.inbox.iter().find(|item| item.id == *id) {
-            Some(item) => filter::open(opened, item).await.ok(),
-            None => None,
+    for claimed in &tick.inbox {
+        let row = match open.inbox.iter().find(|item| item.id == claimed.row) {
+            Some(item) if filter::digest(item) == claimed.digest => filter::open(opened, item).await.ok(),
+            Some(_) | None => None,
         };
-        // Readable when the tick began, so readable now. One that is not keeps its label, so that no answer goes to
-        // the sender of another.
-        taken.push(row.unwrap_or_else(|| Taken::gone(*id, tick.began_at)));
+        // Readable when the tick began, so readable now. One that is not, or that says something else than what
+        // passed the filter, keeps its label, so that no answer goes to the sender of another.
+        taken.push(row.unwrap_or_else(|| Taken::gone(claimed.row, tick.began_at)));
     }
     tracing::info!(npub = %pen.npub.short(), tick_id = %id, records = records.len(), "tick resumed");
     pen.host.vitals.tick_resumed();
