@@ -50,14 +50,19 @@ impl Pen<'_> {
         Ok(())
     }
 
-    /// Shows why the agent is as it is; writes nothing when that is shown already.
+    /// Shows why the agent is as it is; writes nothing when that is shown already, with an attempt that is still ahead.
     pub async fn reason(&self, agent: &Agent, reason: Option<Reason>, next: Option<UnixMs>) -> Result<(), TurnError> {
-        if agent.reason == reason && (agent.next_attempt_at == next || reason.is_some()) {
+        if agent.reason == reason && still_holds(reason.is_some(), agent.next_attempt_at, next, self.now()) {
             return Ok(());
         }
         let change = Change { reason: Some(reason), next_attempt_at: Some(next), ..Change::default() };
         self.change(change, Vec::new()).await
     }
+}
+
+/// Whether the next attempt that is shown need not be written anew: under a reason any that is still ahead will do.
+fn still_holds(reasoned: bool, shown: Option<UnixMs>, next: Option<UnixMs>, now: UnixMs) -> bool {
+    shown == next || (reasoned && shown.is_some_and(|at| at > now))
 }
 
 /// What a payment's end means for its budget windows and the owner's view.
@@ -110,4 +115,19 @@ pub(crate) fn payment_event(hash: Hash32, state: PaymentState, amount: Msat, fee
 /// counts the same day, also when midnight passes on the way.
 pub(crate) fn windows(tick: nexus_core::TickId, began_at: UnixMs) -> Vec<Window> {
     vec![Window::Tick(tick), Window::day_of(began_at)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_is_past_is_not_shown_on() {
+        let (past, now, ahead, later) = (UnixMs(5), UnixMs(10), UnixMs(15), UnixMs(20));
+        assert!(still_holds(true, Some(ahead), Some(later), now), "told once");
+        assert!(!still_holds(true, Some(past), Some(later), now));
+        assert!(!still_holds(true, None, Some(later), now));
+        assert!(!still_holds(false, Some(ahead), Some(later), now));
+        assert!(still_holds(false, None, None, now));
+    }
 }
