@@ -4,7 +4,7 @@ use nexus_core::lifecycle::Lifecycle;
 use nexus_core::status::{CustodyState, Desired, Hosting, Placement, Purpose, Reason};
 use nexus_core::{AccountId, AgentConfig, Generation, Hash32, Msat, Npub, UnixMs, WorkerId};
 
-use crate::batch::params;
+use crate::batch::{Lock, params};
 use crate::draft::{Draft, rev};
 use crate::idempotency::Idempotency;
 use crate::tick::NewState;
@@ -21,6 +21,9 @@ pub const MAX_PAGE: u32 = 500;
 /// The pool of every agent whose key is sealed to this installation's pool.
 pub const DEFAULT_POOL: &str = "default";
 const READ: &str = "read an agent";
+const DELETE: &str = "delete an agent";
+/// Times that a deletion follows an agent that was moved meanwhile.
+const MOVES: u32 = 5;
 
 /// An agent's row: everything but its sealed parts and state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -358,13 +361,31 @@ pub async fn set_sealed_key(
     write_and_read(store, draft, npub).await
 }
 
-/// Deletes the agent and all its rows; audit rows stay.
+/// Deletes the agent and all its rows; audit rows stay. What its worker is writing in that moment comes before, or is stale.
 ///
 /// # Errors
-/// `Conflict::Unresolved` while payments are unresolved, unless `forfeit`; `Conflict::NoAgent`.
+/// `Conflict::Unresolved` while payments are unresolved, unless `forfeit`; `Conflict::NoAgent`; `Conflict::Version` when it
+/// was moved again and again meanwhile.
 pub async fn delete(store: &Store, npub: Npub, forfeit: bool, audit: Audit) -> Result<()> {
-    let mut draft = Draft::new("delete an agent");
-    draft.push(exists(npub));
+    let mut tries = 0;
+    loop {
+        let Some(agent) = get(store, npub).await? else { return Err(no_agent(DELETE)) };
+        let deleted = delete_from(store, npub, agent.worker, forfeit, audit.clone()).await;
+        match deleted {
+            Err(error) if error.conflict() == Some(&Conflict::Version) && tries < MOVES => tries += 1,
+            deleted => return deleted,
+        }
+    }
+}
+
+/// As long as it is with this worker, whose fence is locked first as by everyone who ends a generation.
+async fn delete_from(store: &Store, npub: Npub, worker: Option<WorkerId>, forfeit: bool, audit: Audit) -> Result<()> {
+    let mut draft = Draft::new(DELETE);
+    if let Some(worker) = worker {
+        draft.lock_fence(worker);
+    }
+    let sql = "SELECT 1 FROM agent WHERE npub = ?1 AND ((worker_id IS NULL AND ?2 IS NULL) OR worker_id = ?2)";
+    draft.push(Statement::read(sql, params![npub, worker]).lock(Lock::Update).one_or_conflict(Conflict::Version));
     if !forfeit {
         draft.push(
             Statement::read(

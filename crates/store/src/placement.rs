@@ -263,6 +263,7 @@ pub async fn declare_dead(
 /// Hands one agent back by its own worker (drain). Returns the new generation.
 pub async fn give_up(store: &Store, fence: Fence, npub: Npub, generation: Generation) -> Result<Generation> {
     let mut draft = Draft::hosted("give an agent up", fence, npub, generation);
+    draft.lock_fence(fence.worker);
     draft.next_rev();
     draft.push(leave_statement(npub, generation, fence.worker, None).one_or(Verdict::Stale));
     draft.write(store).await?;

@@ -147,6 +147,17 @@ impl PostgresConfig {
         Duration::from_millis(self.connect_timeout_ms)
     }
 
+    /// A client that is silent for so long inside a transaction is taken for frozen as soon as it is in somebody's way. Half of
+    /// what the server itself allows, so that it is gone before that, looking included.
+    pub(crate) fn frozen_after(&self) -> Duration {
+        Duration::from_millis((self.idle_in_transaction_timeout_ms / 2).max(1))
+    }
+
+    /// Bytes that the other end has not confirmed for so long end a TCP connection, at either end.
+    pub(crate) fn unacknowledged(&self) -> Duration {
+        Duration::from_millis(self.idle_in_transaction_timeout_ms)
+    }
+
     pub(crate) fn outage(&self) -> Duration {
         Duration::from_millis(self.outage_ms)
     }

@@ -8,9 +8,11 @@
 
 use std::sync::Arc;
 
+use super::evict;
 use super::lock::{Locks, agent_of};
 use super::pipeline::{Connection, Reply, fits};
 use super::prepared::Prepared;
+use super::session::Dialer;
 use super::wire::{Failure, SqlError};
 use crate::batch::{Batch, Expect, Output, Statement, Value, Verdict, params};
 use crate::dialect::{self, Form};
@@ -39,6 +41,7 @@ impl From<Failure> for Broken {
 
 /// A writer's connection.
 pub(crate) struct Link {
+    dialer: Arc<Dialer>,
     connection: Connection,
     /// Its row of `commit_marker`, which counts its commits.
     pub(crate) marker: i64,
@@ -67,16 +70,32 @@ fn values(statement: &Statement) -> impl ExactSizeIterator<Item = &Value> + Clon
 }
 
 impl Link {
-    pub(crate) fn new(connection: Connection, marker: i64) -> Self {
-        Self { connection, marker, commits: 0, open: false }
+    pub(crate) fn new(dialer: Arc<Dialer>, connection: Connection, marker: i64) -> Self {
+        Self { dialer, connection, marker, commits: 0, open: false }
     }
 
     pub(crate) async fn close(self) {
         self.connection.close().await;
     }
 
+    /// As [`Link::run`], for a statement that is text.
     pub(crate) async fn simple(&mut self, sql: &str) -> Result<Vec<String>, Failure> {
-        self.connection.wire().simple(sql).await
+        let pid = self.connection.wire().pid();
+        tokio::select! {
+            biased;
+            texts = self.connection.wire().simple(sql) => texts,
+            never = evict::watch(&self.dialer, pid) => match never {},
+        }
+    }
+
+    /// Sends what was pushed and reads the replies, and meanwhile sees to it that nobody frozen is in the way.
+    async fn run(&mut self) -> Result<Vec<Reply>, Failure> {
+        let pid = self.connection.wire().pid();
+        tokio::select! {
+            biased;
+            replies = self.connection.run() => replies,
+            never = evict::watch(&self.dialer, pid) => match never {},
+        }
     }
 
     /// One fate for each batch, in their order.
@@ -132,7 +151,7 @@ impl Link {
         self.connection.sync();
         let foretold = batch.statements.iter().map(|statement| Form::exact(statement).output(0, Vec::new(), true));
         let foretold = Fate::Told(Ok(foretold.collect()));
-        let replies = match self.connection.run().await {
+        let replies = match self.run().await {
             Ok(replies) => replies,
             Err(failure) => return Err(Broken { why: failure.to_string(), doubt: Some(vec![foretold]) }),
         };
@@ -163,7 +182,7 @@ impl Link {
         }
         self.connection.sync();
         self.open = true;
-        let mut replies = self.connection.run().await?.into_iter();
+        let mut replies = self.run().await?.into_iter();
         let opening: Vec<Reply> = replies.by_ref().take(opening.len()).collect();
         check_opening(&opening)?;
         if first_error(&opening).is_some() {
@@ -213,7 +232,7 @@ impl Link {
         }
         self.connection.sync();
         self.open = true;
-        let opening = self.connection.run().await?;
+        let opening = self.run().await?;
         check_opening(&opening)?;
         if let Some(error) = first_error(&opening) {
             return Ok(again(batches, &error.to_string()));
@@ -226,7 +245,7 @@ impl Link {
         }
         if fates.iter().any(Option::is_none) {
             self.push_guarded(batches, &statements, &fates, &marks);
-            let replies = self.connection.run().await?;
+            let replies = self.run().await?;
             if !read_guarded(batches, &mut fates, replies) {
                 return Ok(again(batches, "the transaction failed between two batches"));
             }
@@ -311,7 +330,7 @@ impl Link {
             return Err(Broken { why: "COMMIT cannot be said".into(), doubt: None });
         }
         self.connection.sync();
-        match self.connection.run().await {
+        match self.run().await {
             Ok(replies) => match replies.as_slice() {
                 [Reply::Done { rolled_back: false, .. }] => {
                     self.commits += 1;

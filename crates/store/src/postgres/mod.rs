@@ -4,6 +4,7 @@
 //! one write and one read (`docs/adr/0005-postgresql.md`).
 
 mod config;
+mod evict;
 mod group;
 mod lock;
 mod migrate;

@@ -1,10 +1,12 @@
 //! What each kind of connection is set up to be, and what is asked of the server before it is believed.
 
+use std::sync::Arc;
+
 use super::config::PostgresConfig;
 use super::group::Link;
 use super::pipeline::Connection;
 use super::tls::{self, Tls};
-use super::wire::{Failure, SqlError, Wire};
+use super::wire::{Failure, KEEPALIVE, KEEPALIVES, SqlError, Wire};
 use crate::error::StoreError;
 
 /// The oldest server that is spoken to.
@@ -30,7 +32,7 @@ impl Dialer {
     }
 
     /// Plans once and by index: a writer's statements all go by key, and tables were small when they were planned.
-    pub(crate) async fn writer(&self) -> Result<Link, Failure> {
+    pub(crate) async fn writer(self: &Arc<Self>) -> Result<Link, Failure> {
         let settings = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET idle_session_timeout = 0; \
              SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
@@ -45,7 +47,13 @@ impl Dialer {
         wire.simple(&forget).await?;
         let marker =
             wire.simple("INSERT INTO commit_marker (id, value) VALUES (nextval('writer'), 0) RETURNING id").await?;
-        Ok(Link::new(Connection::new(wire), number(&marker)?))
+        Ok(Link::new(self.clone(), Connection::new(wire), number(&marker)?))
+    }
+
+    /// Looks at other sessions, in no transaction of its own.
+    pub(crate) async fn onlooker(&self) -> Result<Wire, Failure> {
+        let settings = format!("SET statement_timeout = {}; SET jit = off", self.config.statement_timeout_ms);
+        self.open(self.config.statement_timeout_ms, &settings).await
     }
 
     pub(crate) async fn reader(&self) -> Result<Connection, Failure> {
@@ -61,13 +69,28 @@ impl Dialer {
     pub(crate) async fn owner(&self) -> Result<Wire, Failure> {
         self.open(
             self.config.statement_timeout_ms,
-            "SET statement_timeout = 0; SET default_transaction_read_only = off",
+            "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 60000; \
+             SET default_transaction_read_only = off",
         )
         .await
     }
 
+    /// The server too must notice a peer that is cut off: until then its transaction keeps its locks.
+    fn server_side(&self) -> String {
+        if self.config.is_socket() {
+            return String::new();
+        }
+        format!(
+            "SET tcp_keepalives_idle = {0}; SET tcp_keepalives_interval = {0}; SET tcp_keepalives_count = {KEEPALIVES}; \
+             SET tcp_user_timeout = {1}; ",
+            KEEPALIVE.as_secs(),
+            self.config.unacknowledged().as_millis()
+        )
+    }
+
     async fn open(&self, statement_ms: u64, settings: &str) -> Result<Wire, Failure> {
-        let mut wire = Wire::connect(&self.config, self.tls.as_ref(), statement_ms, settings).await?;
+        let settings = format!("{}{settings}", self.server_side());
+        let mut wire = Wire::connect(&self.config, self.tls.as_ref(), statement_ms, &settings).await?;
         let version = number(&wire.simple("SELECT current_setting('server_version_num')").await?)?;
         if version < OLDEST {
             return Err(unfit(&format!("the server's version is {version}, at least {OLDEST} is needed")));

@@ -13,6 +13,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use postgres_protocol::message::backend::{ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -24,6 +25,9 @@ use super::tls::Tls;
 
 /// Bytes of one answer at most: a page of the largest rows, with much to spare.
 const MAX_MESSAGE: usize = 256 * 1024 * 1024;
+/// A peer that is cut off is noticed: after so long without a byte it is asked so often, as often as this.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(1);
+pub(crate) const KEEPALIVES: u32 = 2;
 /// Messages of the greeting at most.
 const MAX_GREETING: usize = 200;
 
@@ -85,6 +89,8 @@ pub(crate) struct Wire {
     stream: Stream,
     input: BytesMut,
     output: BytesMut,
+    /// The server's process.
+    pid: i32,
     /// Longest time without a byte while an answer is due.
     silence: Duration,
 }
@@ -100,7 +106,7 @@ impl Wire {
         let greeting = async {
             let stream = dial(config, tls).await?;
             let (input, output) = (BytesMut::with_capacity(64 * 1024), BytesMut::with_capacity(64 * 1024));
-            let mut wire = Self { stream, input, output, silence: PostgresConfig::silence(statement_ms) };
+            let mut wire = Self { stream, input, output, pid: 0, silence: PostgresConfig::silence(statement_ms) };
             wire.greet(config).await?;
             Ok::<_, Failure>(wire)
         };
@@ -108,6 +114,11 @@ impl Wire {
         let mut wire = timeout(config.connect_timeout(), greeting).await.map_err(late)??;
         wire.simple(settings).await?;
         Ok(wire)
+    }
+
+    /// The session's number, by which others see it.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// What will be sent with the next exchange.
@@ -121,7 +132,7 @@ impl Wire {
         mut syncs: usize,
         mut take: impl FnMut(Message) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let Self { stream, input, output, silence } = self;
+        let Self { stream, input, output, silence, .. } = self;
         let sent = output.split();
         let (mut reader, mut writer) = tokio::io::split(stream);
         let write = async {
@@ -248,10 +259,8 @@ impl Wire {
                 let scram = scram.as_mut().ok_or_else(|| refused("SCRAM out of turn"))?;
                 scram.finish(body.data()).map_err(|error| refused(&error.to_string()))?;
             }
-            Message::AuthenticationOk
-            | Message::BackendKeyData(_)
-            | Message::ParameterStatus(_)
-            | Message::NoticeResponse(_) => {}
+            Message::BackendKeyData(body) => self.pid = body.process_id(),
+            Message::AuthenticationOk | Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
             _ => return Err(refused("the server wants a way of authentication other than SCRAM-SHA-256")),
         }
         Ok(())
@@ -284,6 +293,11 @@ async fn dial(config: &PostgresConfig, tls: Option<&Tls>) -> Result<Stream, Fail
     }
     let mut stream = TcpStream::connect((config.host.as_str(), config.port)).await?;
     stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(KEEPALIVES);
+    socket.set_tcp_keepalive(&probes)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(config.unacknowledged()))?;
     let Some(tls) = tls else { return Ok(Stream::Tcp(stream)) };
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
