@@ -1,4 +1,15 @@
-//! When a heartbeat is due, and what becomes of the ones that were missed.
+//! When a heartbeat is due, and what becomes of the ones that were missed; and the schedules beside it ([`plan`],
+//! [`due`]).
+
+mod cron;
+pub mod due;
+pub mod plan;
+
+#[cfg(test)]
+mod tests;
+
+pub use due::{Earlier, Met, Missed, MissedWhy};
+pub use plan::{InvalidSchedule, Overlap, Plan, Schedule, When};
 
 use crate::agent::CatchUp;
 use crate::time::UnixMs;
@@ -46,7 +57,7 @@ pub fn meet(due: UnixMs, interval_ms: i64, now: UnixMs, catch_up: CatchUp) -> Du
 }
 
 #[cfg(test)]
-mod tests {
+mod heartbeat {
     use super::*;
     use proptest::prelude::*;
 

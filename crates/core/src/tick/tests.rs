@@ -31,7 +31,11 @@ fn bill() -> Bill {
 }
 
 fn began() -> Record {
-    Record::Began { trigger: Trigger::Mention, inbox: vec![Claimed { row: 1, digest: Hash32::sha256(b"hello") }], at: UnixMs(0) }
+    Record::Began {
+        trigger: Trigger::Mention,
+        inbox: vec![Claimed { row: 1, digest: Hash32::sha256(b"hello") }],
+        at: UnixMs(0),
+    }
 }
 
 fn planned() -> Vec<Planned> {
