@@ -17,6 +17,12 @@ pub struct ParseIdError {
     expected: &'static str,
 }
 
+impl ParseIdError {
+    pub(crate) const fn new(what: &'static str, expected: &'static str) -> Self {
+        Self { what, expected }
+    }
+}
+
 /// A Nostr public key (x-only, BIP-340), shown as `npub1…` (NIP-19). An agent's primary key.
 ///
 /// Holds any 32 bytes: whether they are a point on the curve is checked where signatures are.

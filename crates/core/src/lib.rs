@@ -6,6 +6,7 @@
 
 pub mod action;
 pub mod agent;
+pub mod approval;
 pub mod availability;
 pub mod budget;
 pub mod event;

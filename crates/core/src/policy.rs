@@ -234,10 +234,11 @@ pub fn judge(policy: &Policy, owner: &Npub, action: &Action, ground: Ground) -> 
         (Autonomy::Supervised | Autonomy::Bounded, ActionKind::UpdateGoal | ActionKind::AddMemory) => {
             if ground.trusted { Verdict::Allow } else { Verdict::Refuse("asked for by a sender who is not listed") }
         }
-        (Autonomy::Supervised, ActionKind::Post | ActionKind::Reply | ActionKind::Dm | ActionKind::Zap) => {
+        // Limits come first: what they forbid is not worth a question.
+        (_, ActionKind::Zap) => judge_zap(policy, owner, action),
+        (Autonomy::Supervised, ActionKind::Post | ActionKind::Reply | ActionKind::Dm) => {
             Verdict::Ask("autonomy is supervised")
         }
-        (_, ActionKind::Zap) => judge_zap(policy, owner, action),
         (_, ActionKind::Post | ActionKind::Reply) => Verdict::Allow,
         (Autonomy::Autonomous, ActionKind::Dm) => Verdict::Allow,
         (Autonomy::Bounded, ActionKind::Dm) => {

@@ -1,6 +1,6 @@
 //! Entry points for a fuzzing driver: any bytes in, never a panic.
 
-use nexus_core::{Npub, UnixMs};
+use nexus_core::{Hash32, Npub, UnixMs};
 
 use crate::proof::Request;
 
@@ -41,5 +41,9 @@ pub fn fuzz_document(data: &[u8]) {
     let _ = crate::verify_policy(&event, &author, &author);
     let _ = crate::claim::verify_claim(&event, &author, UnixMs(0));
     let _ = crate::pool::verify_pool(&event);
+    let tick_id = nexus_core::TickId::from_bytes([4; 16]);
+    let id = nexus_core::approval::ApprovalId { tick_id, index: 0 };
+    let pending = crate::Pending { agent: author, id, digest: Hash32::ZERO, request: Some(Hash32::ZERO) };
+    let _ = crate::verify_decision(&event, &author, &pending, UnixMs(0));
     let _ = crate::SignedPool::first_use(std::slice::from_ref(&event), UnixMs(0));
 }

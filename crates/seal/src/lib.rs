@@ -8,6 +8,7 @@
 pub mod api;
 pub mod blob;
 pub mod claim;
+pub mod decision;
 mod envelope;
 pub mod event;
 pub mod fuzz;
@@ -26,6 +27,7 @@ mod words;
 
 pub use api::{CreateAgent, Sealed, Wrap, WrapKey, WrapRecipient};
 pub use claim::HostClaim;
+pub use decision::{Pending, unsigned_decision, verify_decision};
 pub use envelope::{
     EnvelopeError, MAX_LOG_N, MNEMONIC_LOG_N, check_mnemonic_envelope, check_recipient_envelope, mnemonic_work_factor,
     seal_mnemonic,
