@@ -151,6 +151,9 @@ impl From<StoreError> for Problem {
         match &error {
             StoreError::Conflict { conflict: Conflict::NoAgent, .. } => Self::not_found(),
             StoreError::Conflict { conflict: Conflict::Unresolved, .. } => Self::new(Code::EffectsUnresolved),
+            StoreError::Conflict { conflict: conflict @ (Conflict::ZeroByte | Conflict::TooLong), .. } => {
+                Self::with(Code::Invalid, conflict.to_string())
+            }
             StoreError::Conflict { conflict, .. } => Self::with(Code::Conflict, conflict.to_string()),
             StoreError::Stale { .. } | StoreError::Duplicate { .. } => Self::new(Code::Conflict),
             StoreError::Database { .. }

@@ -274,6 +274,7 @@ fn failed(error: &StoreError) -> Answer {
     match error.conflict() {
         Some(Conflict::InboxFull) => Answer::no("rate-limited: the agent's inbox is full, try later"),
         Some(Conflict::NoAgent) => Answer::no("error: the agent has just left, try again"),
+        Some(conflict @ (Conflict::ZeroByte | Conflict::TooLong)) => Answer::no(format!("invalid: {conflict}")),
         _ => {
             tracing::warn!(%error, "an event could not be stored");
             Answer::no("error: could not store it")

@@ -4,6 +4,7 @@ use nexus_core::status::Hosting;
 use nexus_core::{AccountId, Npub, UnixMs};
 
 use crate::batch::params;
+use crate::dialect::in_order;
 use crate::row::Columns;
 use crate::{Audit, Batch, Conflict, Result, Statement, Store, Verdict};
 
@@ -94,7 +95,12 @@ pub async fn update(store: &Store, account: Account, audit: Audit) -> Result<()>
     );
     // Its agents follow: the gate reads their rows.
     batch.push(Statement::write(
-        "UPDATE agent SET hosting = ?2 WHERE account_id = ?1 AND hosting <> ?2",
+        concat!(
+            "UPDATE agent SET hosting = ?2 WHERE hosting <> ?2 AND npub IN
+                (SELECT npub FROM agent WHERE account_id = ?1 AND hosting <> ?2 ORDER BY npub ",
+            in_order!(),
+            ")"
+        ),
         params![account.id, account.hosting.as_str()],
     ));
     batch.push(audit.statement());

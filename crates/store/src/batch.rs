@@ -158,6 +158,15 @@ impl Batch {
         self.statements.is_empty()
     }
 
+    /// No engine is given what another cannot store.
+    pub(crate) fn check_texts(&self) -> Result<(), StoreError> {
+        let zero = |value: &Value| matches!(value, Value::Text(text) if text.as_bytes().contains(&0));
+        if self.statements.iter().flat_map(|statement| &statement.params).any(zero) {
+            return Err(self.refused(Verdict::Conflict(Conflict::ZeroByte)));
+        }
+        Ok(())
+    }
+
     pub(crate) fn refused(&self, verdict: Verdict) -> StoreError {
         let attempted = self.attempted;
         match verdict {
@@ -211,6 +220,11 @@ impl<T: Into<Value> + OfKind> From<Option<T>> for Value {
     fn from(value: Option<T>) -> Self {
         value.map_or(Value::Absent(T::KIND), Into::into)
     }
+}
+
+/// Somebody else's words, for people to read: what cannot be stored of them must not keep an agent from going on.
+pub(crate) fn words(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
 /// `params![a, b]`: each converted to a [`Value`].

@@ -108,4 +108,10 @@ pub enum Conflict {
     NotFound,
     #[error("an equal or newer event holds this place")]
     Superseded,
+    /// PostgreSQL cannot store it, so no engine does.
+    #[error("a text holds a zero byte (U+0000): leave it out")]
+    ZeroByte,
+    /// PostgreSQL cannot index it.
+    #[error("a text by which it would be found is too long: shorten it")]
+    TooLong,
 }

@@ -6,7 +6,7 @@
 use nexus_core::trigger::{Class, Trigger};
 use nexus_core::{Npub, TickId, UnixMs};
 
-use crate::batch::params;
+use crate::batch::{Lock, params};
 use crate::draft::Draft;
 use crate::row::Columns;
 use crate::{Batch, Conflict, Fence, Output, Result, Statement, Store};
@@ -81,7 +81,8 @@ pub async fn put(store: &Store, item: NewItem) -> Result<Put> {
 pub fn put_statements(item: &NewItem) -> [Statement; PUT_STATEMENTS] {
     let class = item.trigger.class().as_str();
     let bytes = i64::try_from(item.payload.len()).unwrap_or(i64::MAX);
-    let hosted = Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![item.npub]);
+    // Locked, so that two connections do not both count before either has inserted.
+    let hosted = Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![item.npub]).lock(Lock::Update);
     let insert = Statement::write(
         "INSERT INTO inbox (npub, class, external_id, cause, sender, received_at, payload, bytes, handled)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0

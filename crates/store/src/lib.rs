@@ -122,7 +122,11 @@ impl Store {
     }
 
     /// Runs a batch in one transaction (shared with other callers' batches): all of it or nothing.
+    ///
+    /// # Errors
+    /// [`Conflict::ZeroByte`] for a text that not every engine can hold.
     pub async fn write(&self, batch: Batch) -> Result<Vec<Output>> {
+        batch.check_texts()?;
         self.executor.write(batch).await
     }
 
@@ -158,6 +162,7 @@ impl Store {
 
     /// Runs statements that change nothing, on one snapshot. Sees every write that was answered before.
     pub async fn read(&self, batch: Batch) -> Result<Vec<Output>> {
+        batch.check_texts()?;
         self.executor.read(batch).await
     }
 }

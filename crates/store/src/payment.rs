@@ -4,7 +4,7 @@ use nexus_core::budget::{Counter, Window};
 use nexus_core::payment::PaymentState;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
-use crate::batch::params;
+use crate::batch::{params, words};
 use crate::budget;
 use crate::row::Columns;
 use crate::side::PaymentMove;
@@ -124,13 +124,14 @@ pub async fn counter(store: &Store, npub: Npub, window: Window) -> Result<Counte
 
 /// Deletes tick windows with nothing held of ticks that are closed, and day windows before `day`. Returns how many.
 pub async fn purge_windows(store: &Store, npub: Npub, day: i64) -> Result<u64> {
-    // Windows of open ticks and of today stay; so does every window that holds something.
+    // Windows of open ticks and of today stay; so does every window that holds something. The CASE, since the order of two
+    // conditions is the engine's to choose, and no tick's window is a number.
     let sql = "DELETE FROM budget WHERE npub = ?1 AND held_msat = 0 AND win IN (
         SELECT b.win FROM budget b WHERE b.npub = ?1 AND b.win LIKE 'tick:%'
             AND NOT EXISTS (SELECT 1 FROM tick t WHERE t.npub = ?1 AND t.status = 'open')
         UNION ALL
-        SELECT b.win FROM budget b WHERE b.npub = ?1 AND b.win LIKE 'day:%'
-            AND CAST(SUBSTR(b.win, 5) AS BIGINT) < ?2)";
+        SELECT b.win FROM budget b WHERE b.npub = ?1
+            AND CASE WHEN b.win LIKE 'day:%' THEN CAST(SUBSTR(b.win, 5) AS BIGINT) ELSE ?2 END < ?2)";
     store.change("purge budget windows", Statement::write(sql, params![npub, day])).await
 }
 
@@ -233,7 +234,7 @@ impl PaymentMove {
                     dispatched_by,
                     self.fee,
                     self.preimage.clone(),
-                    self.note.clone()
+                    self.note.clone().map(words)
                 ],
             )
             .one_or_conflict(Conflict::PaymentState { expected: self.from.as_str().to_owned() }),

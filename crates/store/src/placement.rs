@@ -11,6 +11,7 @@ use nexus_core::status::{Purpose, Reason};
 use nexus_core::{AgentConfig, Generation, Npub, UnixMs, WorkerId};
 
 use crate::batch::params;
+use crate::dialect::in_order;
 use crate::draft::{Draft, rev};
 use crate::event::NewEvent;
 use crate::row::Columns;
@@ -351,8 +352,12 @@ async fn release_some(store: &Store, term: Term, worker: WorkerId, now: UnixMs) 
             "UPDATE agent SET generation = generation + 1, prev_worker_id = worker_id, worker_id = NULL,
                 placed_incarnation = NULL, placement = 'unplaced', away = 0, updated_at = ?2, desired_rev = ",
             rev!(),
-            " WHERE npub IN (SELECT a.npub FROM agent a JOIN worker w ON w.worker_id = a.worker_id
-                WHERE a.worker_id = ?1 AND w.dead = 1 ORDER BY a.desired_rev LIMIT ?3)"
+            " WHERE worker_id = ?1 AND npub IN (SELECT npub FROM agent WHERE npub IN
+                (SELECT a.npub FROM agent a JOIN worker w ON w.worker_id = a.worker_id
+                 WHERE a.worker_id = ?1 AND w.dead = 1 ORDER BY a.desired_rev LIMIT ?3)
+              ORDER BY npub ",
+            in_order!(),
+            ")"
         ),
         params![worker, now, MAX_TOGETHER],
     ));

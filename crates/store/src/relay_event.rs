@@ -6,6 +6,8 @@ use crate::batch::params;
 use crate::row::Columns;
 use crate::{Batch, Conflict, Result, Statement, Store, Value, Verdict};
 
+/// Bytes of a text that an index holds as it is.
+const MAX_INDEXED: usize = 1_000;
 /// Events of one answer at most.
 pub const MAX_LIMIT: u32 = 5_000;
 
@@ -155,16 +157,16 @@ pub async fn delete_address(store: &Store, author: Npub, kind: u16, d: &str, unt
         "INSERT INTO relay_deleted_slot (pubkey, kind, slot, until) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (pubkey, kind, slot) DO UPDATE SET until = excluded.until
          WHERE relay_deleted_slot.until < excluded.until",
-        params![author, kind, d.to_owned(), until],
+        params![author, kind, indexed(d), until],
     ));
     batch.push(Statement::write(
         "DELETE FROM relay_tag WHERE event_id IN (SELECT id FROM relay_event
             WHERE pubkey = ?1 AND kind = ?2 AND slot = ?3 AND created_at <= ?4)",
-        params![author, kind, d.to_owned(), until],
+        params![author, kind, indexed(d), until],
     ));
     batch.push(Statement::write(
         "DELETE FROM relay_event WHERE pubkey = ?1 AND kind = ?2 AND slot = ?3 AND created_at <= ?4",
-        params![author, kind, d.to_owned(), until],
+        params![author, kind, indexed(d), until],
     ));
     let outputs = store.write(batch).await?;
     Ok(outputs.last().map_or(0, |output| output.affected))
@@ -208,12 +210,24 @@ macro_rules! newer {
     };
 }
 
+/// A tag's value or an address's name as it stands in an index, which holds rows of some 2,700 bytes: what is longer than
+/// [`MAX_INDEXED`], or holds a zero byte, is cut or filled up to that length and ends with its hash. So it is longer than
+/// anything that stands there as it is, and the two are never taken for each other.
+fn indexed(value: &str) -> String {
+    if value.len() <= MAX_INDEXED && !value.contains('\0') {
+        return value.to_owned();
+    }
+    let end = (0..=MAX_INDEXED.min(value.len())).rev().find(|end| value.is_char_boundary(*end)).unwrap_or(0);
+    let start = value[..end].replace('\0', " ");
+    format!("{start:MAX_INDEXED$}#{}", Hash32::sha256(value.as_bytes()))
+}
+
 impl NewRelayEvent {
     /// The place that this event replaces others in: '' for replaceable kinds, its `d` for addressable ones.
     fn slot(&self) -> Option<String> {
         match keeping(self.kind) {
             Keeping::Replaceable => Some(String::new()),
-            Keeping::Addressable => Some(self.d.clone().unwrap_or_default()),
+            Keeping::Addressable => Some(indexed(self.d.as_deref().unwrap_or_default())),
             Keeping::Regular | Keeping::Ephemeral => None,
         }
     }
@@ -278,7 +292,7 @@ impl NewRelayEvent {
         let insert = |(name, value): &(char, String)| {
             Statement::write(
                 "INSERT INTO relay_tag (name, value, created_at, event_id) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-                params![name.to_string(), value.clone(), self.created_at, self.id],
+                params![name.to_string(), indexed(value), self.created_at, self.id],
             )
         };
         self.tags.iter().map(insert)
@@ -296,7 +310,8 @@ impl Filter {
         for (name, values) in &self.tags {
             params.push(name.to_string().into());
             sql += &format!(" AND e.id IN (SELECT t.event_id FROM relay_tag t WHERE t.name = ?{}", params.len());
-            one_of(&mut sql, &mut params, "t.value", values);
+            let values: Vec<String> = values.iter().map(|value| indexed(value)).collect();
+            one_of(&mut sql, &mut params, "t.value", &values);
             sql += ")";
         }
         for (bound, test) in [(self.since, ">="), (self.until, "<=")] {

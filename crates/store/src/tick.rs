@@ -4,7 +4,7 @@ use nexus_core::trigger::Trigger;
 use nexus_core::{Generation, Msat, Npub, TickId, UnixMs};
 
 use crate::agent::Change;
-use crate::batch::params;
+use crate::batch::{params, words};
 use crate::draft::Draft;
 use crate::event::NewEvent;
 use crate::inbox::Item;
@@ -171,6 +171,7 @@ pub async fn commit(store: &Store, commit: Commit) -> Result<Vec<i64>> {
 
 pub async fn skip(store: &Store, skip: Skip) -> Result<Vec<i64>> {
     let Skip { fence, npub, generation, tick, trigger, at, reason, discard, change, events } = skip;
+    let reason = words(reason);
     let mut draft = Draft::hosted("skip a tick", fence, npub, generation);
     draft.push(
         Statement::write(
@@ -268,7 +269,7 @@ impl Commit {
                 self.tick,
                 self.npub,
                 status.as_str(),
-                self.failed.clone(),
+                self.failed.clone().map(words),
                 self.at,
                 self.cost,
                 self.actions.clone(),

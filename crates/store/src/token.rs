@@ -3,7 +3,7 @@
 use nexus_core::status::Scope;
 use nexus_core::{AccountId, Hash32, UnixMs};
 
-use crate::batch::params;
+use crate::batch::{Lock, params};
 use crate::row::Columns;
 use crate::{Audit, Batch, Conflict, Result, Statement, Store};
 
@@ -28,6 +28,9 @@ pub struct Token {
 /// [`crate::Conflict::TooMany`] above [`MAX_TOKENS`].
 pub async fn create(store: &Store, token: Token, audit: Audit) -> Result<()> {
     let mut batch = Batch::new("make a token");
+    // Two connections must not both count before either has inserted.
+    let sql = "SELECT 1 FROM account WHERE account_id = ?1";
+    batch.push(Statement::read(sql, params![token.account]).lock(Lock::Update));
     batch.push(
         Statement::write(
             "INSERT INTO token (token_id, account_id, hash, name, scopes, created_at, expires_at)

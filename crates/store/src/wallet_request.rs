@@ -2,7 +2,7 @@
 
 use nexus_core::{Generation, Npub, UnixMs};
 
-use crate::batch::params;
+use crate::batch::{Lock, params, words};
 use crate::draft::{Draft, rev};
 use crate::row::Columns;
 use crate::{Audit, Conflict, Fence, Result, Statement, Store};
@@ -44,6 +44,7 @@ pub async fn put(store: &Store, request: WalletRequest, audit: Option<Audit>) ->
     let mut draft = Draft::new("ask an agent's wallet");
     draft.push(
         Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![request.npub])
+            .lock(Lock::Update)
             .one_or_conflict(Conflict::NoAgent),
     );
     draft.push(
@@ -95,7 +96,7 @@ pub async fn answer(
 ) -> Result<()> {
     let (outcome, answer) = match answer {
         Answer::Done(answer) => ("done", answer),
-        Answer::Failed(why) => ("failed", why),
+        Answer::Failed(why) => ("failed", words(why)),
     };
     let mut draft = Draft::hosted("answer a wallet request", fence, npub, generation);
     draft.push(

@@ -5,6 +5,7 @@ use nexus_core::{Generation, Npub, UnixMs, WorkerId};
 
 use crate::agent::{Agent, agent_columns, agent_row};
 use crate::batch::params;
+use crate::dialect::in_order;
 use crate::draft::{Draft, rev};
 use crate::rest::{self, at_rest};
 use crate::row::Columns;
@@ -12,6 +13,8 @@ use crate::{Batch, Conflict, Fence, Result, Statement, Store, Verdict};
 
 /// Agents told in one beat at most; the rest comes with the next.
 pub const MAX_CHANGED: u32 = 1_000;
+/// Agents that show in one transaction that their worker drains.
+const DRAIN_PAGE: u32 = 2_000;
 /// Agents that share one revision at most, so that a beat's page always holds one whole revision.
 pub(crate) const MAX_TOGETHER: u32 = 500;
 
@@ -138,19 +141,42 @@ pub async fn hosted(store: &Store, worker: WorkerId) -> Result<Vec<Agent>> {
     store.rows("list a worker's agents", sql, params![worker], agent_row).await
 }
 
-/// Says that it hands its agents over, or that it takes them again.
+/// Says that it hands its agents over, or that it takes them again. From then on it gets no new ones; what its agents show
+/// follows page by page.
 pub async fn set_draining(store: &Store, fence: Fence, draining: bool) -> Result<()> {
     let mut batch = Batch::fenced("drain a worker", fence);
     batch.push(
         Statement::write("UPDATE worker SET draining = ?2 WHERE worker_id = ?1", params![fence.worker, draining])
             .one_or(Verdict::Stale),
     );
+    store.write(batch).await?;
     let placement = if draining { Placement::Draining } else { Placement::Placed };
-    batch.push(Statement::write(
-        "UPDATE agent SET placement = ?2 WHERE worker_id = ?1",
-        params![fence.worker, placement.as_str()],
-    ));
-    store.write(batch).await.map(|_| ())
+    let mut from = i64::MIN;
+    loop {
+        let revs = show_draining(store, fence, placement, from).await?;
+        match revs.iter().max() {
+            Some(last) if revs.len() >= DRAIN_PAGE as usize => from = *last,
+            Some(_) | None => return Ok(()),
+        }
+    }
+}
+
+/// Some of its agents from this revision on that do not show it yet; returns their revisions.
+async fn show_draining(store: &Store, fence: Fence, placement: Placement, from: i64) -> Result<Vec<i64>> {
+    let attempted = "show that agents drain";
+    let mut batch = Batch::fenced(attempted, fence);
+    let sql = concat!(
+        "UPDATE agent SET placement = ?2 WHERE worker_id = ?1 AND npub IN
+            (SELECT npub FROM agent WHERE npub IN
+                (SELECT npub FROM agent WHERE worker_id = ?1 AND desired_rev >= ?3 AND placement <> ?2
+                 ORDER BY desired_rev LIMIT ?4)
+             ORDER BY npub ",
+        in_order!(),
+        ") RETURNING desired_rev"
+    );
+    batch.push(Statement::write(sql, params![fence.worker, placement.as_str(), from, DRAIN_PAGE]));
+    let rows = store.write(batch).await?.into_iter().flat_map(|output| output.rows);
+    rows.map(|row| row.columns(attempted).get()).collect()
 }
 
 /// Signs a drained worker off: its fence goes, and with it every write that it may still try. Agents that are still placed
@@ -198,9 +224,13 @@ async fn renew_some(store: &Store, fence: Fence) -> Result<u64> {
         concat!(
             "UPDATE agent SET generation = generation + 1, placed_incarnation = ?2, placement = 'placed', desired_rev = ",
             rev!(),
-            " WHERE worker_id = ?1 AND npub IN (SELECT npub FROM agent
-                WHERE worker_id = ?1 AND (placed_incarnation IS NULL OR placed_incarnation <> ?2)
-                ORDER BY desired_rev LIMIT ?3)"
+            " WHERE worker_id = ?1 AND npub IN (SELECT npub FROM agent WHERE npub IN
+                (SELECT npub FROM agent
+                 WHERE worker_id = ?1 AND (placed_incarnation IS NULL OR placed_incarnation <> ?2)
+                 ORDER BY desired_rev LIMIT ?3)
+              ORDER BY npub ",
+            in_order!(),
+            ")"
         ),
         params![fence.worker, fence.incarnation, MAX_TOGETHER],
     ));

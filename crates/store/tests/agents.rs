@@ -6,10 +6,11 @@ mod common;
 mod suite;
 
 use common::{ALICE, BOB, Kind, NOW, World, account_id, audit, new_agent, new_payment};
-use nexus_core::status::{Desired, Hosting, Scope};
+use nexus_core::status::{Desired, Hosting, Reason, Scope};
 use nexus_core::{AccountId, Hash32, Npub};
-use nexus_store::agent::{self, Filter, StoredPolicy, Wrap};
+use nexus_store::agent::{self, Change, Filter, StoredPolicy, Wrap};
 use nexus_store::idempotency::{self, Idempotency};
+use nexus_store::tick::Commit;
 use nexus_store::token::{self, Token};
 use nexus_store::wallet_request::{self, Answer, MAX_WAITING, WalletRequest};
 use nexus_store::{Conflict, Side, StoreError, account, installation, journal, replay, tick};
@@ -198,7 +199,29 @@ async fn wallet_requests_are_bounded_and_answered_once(world: World) {
     assert_eq!(wallet_request::purge(store, NOW.plus_ms(1_000)).await.unwrap() as i64, MAX_WAITING + 1);
 }
 
+/// What one engine cannot store is refused by name on all of them; somebody else's words lose what cannot be stored.
+async fn zero_bytes_are_refused_or_left_out(world: World) {
+    let store = &world.store;
+    let before = common::dump(&world);
+    let named = agent::create(store, new_agent(CAROL, "ca\0rol"), None, audit("refused")).await;
+    assert_eq!(conflict(named), Conflict::ZeroByte);
+    assert_eq!(conflict(agent::by_name(store, account_id(), "ca\0rol").await), Conflict::ZeroByte);
+    let mut labeled = new_agent(CAROL, "carol");
+    labeled.config.labels.insert("team".into(), "a\0".into());
+    assert_eq!(conflict(agent::create(store, labeled, None, audit("refused")).await), Conflict::ZeroByte);
+    assert_eq!(common::dump(&world), before);
+    let reason = Reason::new("provider_failed", "it said \0");
+    let change = Change { reason: Some(Some(reason)), ..Change::default() };
+    agent::change(store, world.fence, ALICE, world.generation, NOW, change, Vec::new()).await.unwrap();
+    let said = agent::get(store, ALICE).await.unwrap().unwrap().reason.unwrap();
+    assert_eq!(said.text, "it said \u{fffd}");
+    let failed = Commit { failed: Some("\0".into()), ..world.commit(ALICE, 1, 2) };
+    tick::begin(store, world.begin(ALICE, 1)).await.unwrap();
+    tick::commit(store, failed).await.unwrap();
+}
+
 suite::suite!(
+    zero_bytes_are_refused_or_left_out,
     every_change_is_audited_and_a_refused_one_is_not,
     agents_are_found_by_their_account_alone,
     deleting_leaves_nothing_but_the_audit,

@@ -134,4 +134,44 @@ async fn the_inbox_row_comes_with_the_event(world: World) {
     assert_eq!(inbox::pending(store, ALICE, 10).await.unwrap().len(), 1);
 }
 
-suite::suite!(replaceable_and_addressable, filters, deleted_stays_deleted, the_inbox_row_comes_with_the_event);
+/// Values beyond what an index of PostgreSQL holds, and with zero bytes, which its texts do not.
+async fn any_text_is_a_tag(world: World) {
+    let store = &world.store;
+    let long = "\u{e9}".repeat(40_000);
+    let values = [
+        long.clone(),
+        format!("{long}x"),
+        "a\0b".into(),
+        "a b".into(),
+        "\0".into(),
+        "x".repeat(1_000),
+        "x".repeat(1_001),
+    ];
+    for (id, value) in (1..).zip(&values) {
+        let tagged = NewRelayEvent { tags: vec![('t', value.clone())], ..note(id, 1, T) };
+        assert_eq!(put(store, tagged).await, Stored::Stored);
+    }
+    for (id, value) in (1..).zip(&values) {
+        let filter = Filter { tags: vec![('t', vec![value.clone()])], ..Filter::default() };
+        assert_eq!(ids(store, filter).await, [id], "found by its own value alone");
+    }
+    // An address may be as long.
+    for d in [&long, "a\0b"] {
+        let at = |id, time| NewRelayEvent { d: Some(d.to_owned()), ..note(id, 30_023, time) };
+        assert_eq!(put(store, at(20, T)).await, Stored::Stored);
+        assert_eq!(put(store, at(21, T + 1)).await, Stored::Stored);
+        assert_eq!(put(store, at(20, T)).await, Stored::Superseded);
+        assert_eq!(relay_event::delete_address(store, AUTHOR, 30_023, d, T + 1).await.unwrap(), 1);
+        assert_eq!(put(store, at(22, T + 1)).await, Stored::Superseded);
+        let other = Filter { kinds: vec![30_023], ..Filter::default() };
+        assert!(ids(store, other).await.is_empty());
+    }
+}
+
+suite::suite!(
+    replaceable_and_addressable,
+    filters,
+    deleted_stays_deleted,
+    the_inbox_row_comes_with_the_event,
+    any_text_is_a_tag,
+);

@@ -5,7 +5,7 @@ use nexus_core::status::{CustodyState, Reason};
 use nexus_core::{Generation, Msat, Npub, UnixMs};
 
 use super::{Wrap, state_statement};
-use crate::batch::params;
+use crate::batch::{params, words};
 use crate::draft::Draft;
 use crate::event::NewEvent;
 use crate::tick::NewState;
@@ -79,7 +79,8 @@ impl Change {
     /// One statement for every mixture of fields, so that it stays prepared.
     pub(crate) fn statement(&self, npub: Npub, at: UnixMs) -> Statement {
         let reason = self.reason.clone();
-        let (code, text) = reason.clone().flatten().map_or((None, None), |said| (Some(said.code), Some(said.text)));
+        let (code, text) =
+            reason.clone().flatten().map_or((None, None), |said| (Some(said.code), Some(words(said.text))));
         Statement::write(
             "UPDATE agent SET updated_at = ?2,
                 custody = COALESCE(?3, custody),

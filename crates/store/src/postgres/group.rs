@@ -16,7 +16,7 @@ use super::session::Dialer;
 use super::wire::{Failure, SqlError};
 use crate::batch::{Batch, Expect, Output, Statement, Value, Verdict, params};
 use crate::dialect::{self, Form};
-use crate::error::StoreError;
+use crate::error::{Conflict, StoreError};
 
 /// What a batch's caller will hear, if the transaction ends as it should.
 #[derive(Debug, Clone)]
@@ -429,6 +429,8 @@ fn fate(batch: &Batch, replies: &mut impl Iterator<Item = Reply>) -> Fate {
 fn failed(batch: &Batch, error: &SqlError) -> Fate {
     match error.code.as_str() {
         "40001" | "40P01" | "55P03" | "57014" | "23505" => Fate::Again(error.to_string()),
+        // A row of an index is beyond what a page holds.
+        "54000" => Fate::Told(Err(batch.refused(Verdict::Conflict(Conflict::TooLong)))),
         _ => {
             tracing::warn!(attempted = batch.attempted, %error, "statement failed");
             Fate::Told(Err(database(batch, &error.to_string())))

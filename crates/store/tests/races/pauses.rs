@@ -5,20 +5,25 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::common::{
-    ALICE, BOB, Kind, NOW, World, audit, config, new_payment, new_worker, sql, started, tick_id, worker_id,
+    ALICE, BOB, Kind, NOW, World, account_id, audit, bytes, config, new_payment, new_worker, sql, started, tick_id,
+    worker_id,
 };
 use crate::second::{COMMIT, Second, patient, until_waiting};
 use nexus_core::budget::{Counter, Window};
 use nexus_core::payment::PaymentState::{Dispatched, Reserved, Settled};
 use nexus_core::placement::Step;
-use nexus_core::status::Purpose;
+use nexus_core::status::{Hosting, Purpose};
+use nexus_core::trigger::Trigger;
 use nexus_core::{Generation, Hash32, Msat, Npub};
+use nexus_store::account::{self, Account};
 use nexus_store::event::{self, Chain};
+use nexus_store::inbox::{self, MAX_ROWS, NewItem, Put};
 use nexus_store::side::PaymentMove;
+use nexus_store::token::{self, MAX_TOKENS, Token};
 use nexus_store::worker::Worker;
 use nexus_store::{
-    Batch, Conflict, PostgresConfig, Side, Statement, Store, StoreError, agent, journal, payment, placement, tick,
-    worker,
+    Batch, Conflict, Lock, PostgresConfig, Side, Statement, Store, StoreError, agent, journal, payment, placement,
+    tick, worker,
 };
 use nexus_testkit::proxy::Rule;
 use tokio::task::{JoinHandle, JoinSet};
@@ -406,5 +411,95 @@ async fn a_deadlock_is_tried_again() {
     other.await.unwrap().unwrap();
     for npub in [ALICE, BOB] {
         assert_eq!(payment::counter(&world.store, npub, Window::Day(1)).await.unwrap().held, Msat::new(3));
+    }
+}
+
+/// Two connections at the last place: one gets it.
+#[tokio::test]
+async fn the_last_place_in_an_inbox_is_given_once() {
+    let world = world().await;
+    let second = Second::of(&world).await;
+    let item = |n: i64| NewItem {
+        npub: ALICE,
+        external_id: n.to_string(),
+        trigger: Trigger::Webhook,
+        sender: None,
+        received_at: NOW,
+        payload: vec![1],
+    };
+    let mut full = Batch::new("fill");
+    full.extend((1..MAX_ROWS).flat_map(|n| inbox::put_statements(&item(n))));
+    world.store.write(full).await.unwrap();
+    let store = second.store.clone();
+    let (first, last) = (item(5_000), item(5_001));
+    let first = second.hold(async move { inbox::put(&store, first).await }).await;
+    let store = world.store.clone();
+    let other = tokio::spawn(async move { inbox::put(&store, last).await });
+    waits(&world, &other).await;
+    second.release();
+    assert_eq!(first.await.unwrap().unwrap(), Put::Stored);
+    assert_eq!(other.await.unwrap().unwrap(), Put::Full);
+    assert_eq!(inbox::level(&world.store, ALICE).await.unwrap().0, MAX_ROWS);
+}
+
+#[tokio::test]
+async fn the_last_token_is_given_once() {
+    let world = world().await;
+    let second = Second::of(&world).await;
+    let make = |store: Store, n: i64| async move {
+        let token = Token {
+            id: format!("t{n}"),
+            account: account_id(),
+            hash: Hash32::sha256(&n.to_be_bytes()),
+            name: "cli".into(),
+            scopes: Vec::new(),
+            created_at: NOW,
+            expires_at: NOW.plus_ms(1_000),
+            last_used_at: None,
+        };
+        token::create(&store, token, audit("token.create")).await
+    };
+    for n in 1..MAX_TOKENS {
+        make(world.store.clone(), n).await.unwrap();
+    }
+    let first = second.hold(make(second.store.clone(), 500)).await;
+    let other = tokio::spawn(make(world.store.clone(), 501));
+    waits(&world, &other).await;
+    second.release();
+    first.await.unwrap().unwrap();
+    assert_eq!(other.await.unwrap().unwrap_err().conflict(), Some(&Conflict::TooMany));
+    assert_eq!(token::list(&world.store, account_id(), NOW).await.unwrap().len() as i64, MAX_TOKENS);
+}
+
+/// Whoever changes many agents waits for the first of them before it locks the next, in whatever order they lie on the disk.
+#[tokio::test]
+async fn many_agents_are_locked_in_one_order() {
+    for change in ["drain", "standing", "register", "declare dead"] {
+        let world = world().await;
+        let second = Second::of(&world).await;
+        // The last by revision and by place.
+        agent::make_due(&world.store, ALICE, NOW).await.unwrap();
+        let row = "SELECT npub FROM agent WHERE npub = ?1";
+        let hold = Batch::new("hold Alice").with(Statement::read(row, vec![ALICE.into()]).lock(Lock::Update));
+        let store = second.store.clone();
+        let held = second.hold(async move { store.write(hold).await }).await;
+        let (store, fence, term) = (world.store.clone(), world.fence, world.term);
+        let changing = tokio::spawn(async move {
+            match change {
+                "drain" => worker::set_draining(&store, fence, true).await,
+                "standing" => {
+                    let account = account::get(&store, account_id()).await?.unwrap();
+                    account::update(&store, Account { hosting: Hosting::Grace, ..account }, audit("hosting")).await
+                }
+                "register" => worker::register(&store, new_worker(1), NOW).await.map(drop),
+                _ => placement::declare_dead(&store, term, fence.worker, fence.incarnation, 0, NOW).await.map(drop),
+            }
+        });
+        waits(&world, &changing).await;
+        let free = format!("SELECT 1 FROM agent WHERE npub = {} FOR UPDATE NOWAIT", bytes(&world, &"b0".repeat(32)));
+        assert_eq!(sql(&world, &free), "1", "{change}");
+        second.release();
+        held.await.unwrap().unwrap();
+        changing.await.unwrap().unwrap();
     }
 }
