@@ -54,6 +54,16 @@ pub trait Bench: Send + Sync {
 
     /// Ends a payment that is stuck.
     fn land(&self, hash: Hash32, settle: bool) -> BoxFuture<'_, ()>;
+
+    /// Whether both accounts are at one backend, which then knows of a hash that the other uses.
+    fn one_backend(&self) -> bool {
+        true
+    }
+
+    /// Whether a payment between the two costs a fee, however small.
+    fn takes_fees(&self) -> bool {
+        true
+    }
 }
 
 /// A test's world: one invoice, and the balances before.
@@ -305,7 +315,14 @@ pub async fn expired_is_refused(bench: &dyn Bench) {
     assert_eq!(case.dispatch().await, REFUSED);
     assert!(matches!(case.resolve().await, Outcome::NotFound | REFUSED));
     case.assert_nothing_moved().await;
-    assert_eq!(case.payee.lookup_invoice(case.invoice.hash).await.unwrap(), InvoiceState::Canceled);
+    // By the backend's own clock.
+    for _ in 0..200 {
+        match case.payee.lookup_invoice(case.invoice.hash).await.unwrap() {
+            InvoiceState::Open => tokio::time::sleep(Duration::from_millis(50)).await,
+            state => return assert_eq!(state, InvoiceState::Canceled),
+        }
+    }
+    panic!("still open ten seconds after its expiry");
 }
 
 /// After the deadline no byte leaves.
@@ -337,7 +354,7 @@ pub async fn foreign_is_refused(bench: &dyn Bench) {
 /// A fee above the limit, and money that is not there, fail for certain; the next attempt may pay.
 pub async fn limits_hold(bench: &dyn Bench) {
     let case = Case::new(bench).await;
-    if case.send.max_fee > Msat::ZERO {
+    if case.send.max_fee > Msat::ZERO && bench.takes_fees() {
         let outcome = case.payer.dispatch(Dispatch { max_fee: Msat::ZERO, ..case.in_time() }).await;
         assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
         case.assert_nothing_moved().await;
@@ -358,7 +375,12 @@ pub async fn limits_hold(bench: &dyn Bench) {
 pub async fn self_payment_is_refused(bench: &dyn Bench) {
     let case = Case::new(bench).await;
     let own = case.payer.create_invoice(InvoiceRequest::new(AMOUNT, "to myself")).await.unwrap();
-    let outcome = case.payer.dispatch(send_of(bench, &*case.payer, &own).await).await;
+    let send = match case.payer.quote(PayRequest { bolt11: own.bolt11.clone(), amount: None }).await {
+        Ok(_) => send_of(bench, &*case.payer, &own).await,
+        // Refused so early; the send must be too.
+        Err(_) => Dispatch { bolt11: own.bolt11, ..case.in_time() },
+    };
+    let outcome = case.payer.dispatch(send).await;
     assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
     case.assert_nothing_moved().await;
 }
@@ -375,7 +397,9 @@ pub async fn invoices_repeat(bench: &dyn Bench) {
     assert_eq!((again.bolt11, again.hash), (invoice.bolt11, invoice.hash));
     let dearer = InvoiceRequest { amount: Msat::sats(322), ..request.clone() };
     assert!(payee.create_invoice(dearer).await.is_err());
-    assert!(bench.payer().await.create_invoice(request).await.is_err());
+    if bench.one_backend() {
+        assert!(bench.payer().await.create_invoice(request).await.is_err());
+    }
 }
 
 /// Settlements come in order, from any cursor, across a restart, and to their owner alone.
@@ -399,12 +423,13 @@ pub async fn settlements_follow(bench: &dyn Bench) {
 
 type Settlements = futures::stream::BoxStream<'static, Result<crate::Settlement, crate::WalletError>>;
 
-/// The next settlement, which must be that of `hash`; errors while the backend is away are no end.
+/// The next settlement of `hash`; earlier ones may be told again, and errors while the backend is away are no end.
 async fn next_settlement(stream: &mut Settlements, hash: Hash32) -> Cursor {
     let next = async {
         loop {
             match stream.next().await {
-                Some(Ok(settlement)) => return settlement,
+                Some(Ok(settlement)) if settlement.hash == hash => return settlement,
+                Some(Ok(_)) => {}
                 Some(Err(_)) => {}
                 None => panic!("the stream ended"),
             }

@@ -229,6 +229,8 @@ pub struct Dispatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolve {
     pub payment_id: String,
+    /// The last send that is asked about: what became of an earlier one is no answer.
+    pub attempt: u32,
     pub hash: Hash32,
     pub key: String,
     pub handle: Option<String>,
@@ -237,7 +239,13 @@ pub struct Resolve {
 impl Dispatch {
     /// The question that belongs to this send.
     pub fn resolve(&self, hash: Hash32) -> Resolve {
-        Resolve { payment_id: self.payment_id.clone(), hash, key: self.key.clone(), handle: self.handle.clone() }
+        Resolve {
+            payment_id: self.payment_id.clone(),
+            attempt: self.attempt,
+            hash,
+            key: self.key.clone(),
+            handle: self.handle.clone(),
+        }
     }
 }
 
@@ -303,6 +311,31 @@ pub trait Pay: Driver {
 
     /// What became of a send. Never moves money.
     fn resolve(&self, question: Resolve) -> BoxFuture<'_, Outcome>;
+}
+
+/// A hold invoice to be made: its money is accepted first, then settled or cancelled.
+#[derive(Debug, Clone)]
+pub struct HoldRequest {
+    /// Of a preimage that the caller has and the backend does not.
+    pub hash: Hash32,
+    /// At least 1 msat.
+    pub amount: Msat,
+    pub description: Description,
+    /// Seconds from now, 1 to 86,400.
+    pub expiry_s: u32,
+    /// Blocks that the money may be held for at most, 18 to 2,016: the backend gives it back shortly before.
+    pub cltv_expiry: u32,
+}
+
+/// A wallet that can hold what it is paid until the caller decides. Each call may be repeated.
+pub trait Hold: Receive {
+    fn create_hold_invoice(&self, request: HoldRequest) -> BoxFuture<'_, Result<Invoice, WalletError>>;
+
+    /// Takes the money of an accepted invoice. Refused if no money waits.
+    fn settle_hold_invoice(&self, preimage: Preimage) -> BoxFuture<'_, Result<(), WalletError>>;
+
+    /// Gives the money back, or ends an open invoice. Refused once it is settled.
+    fn cancel_invoice(&self, hash: Hash32) -> BoxFuture<'_, Result<(), WalletError>>;
 }
 
 /// A whole wallet.

@@ -5,14 +5,17 @@
 //! the state of a hash. What is not certain is [`Outcome::Unknown`](nexus_core::payment::Outcome::Unknown), never failed.
 
 pub mod bolt11;
+mod checks;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod devnet;
 pub mod driver;
+pub mod lnd;
+mod wire;
 
 pub use bolt11::{Bolt11, Bolt11Error, Network, decode_bolt11};
 pub use driver::{
-    Capabilities, Cursor, Custody, Description, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest,
-    InvoiceState, Kind, Pay, PayRequest, Preimage, PreimageProof, Quote, Receive, Resolve, Settlement, WalletDriver,
-    WalletError,
+    Capabilities, Cursor, Custody, Description, Dispatch, Driver, Health, Hold, HoldRequest, Idempotency, Invoice,
+    InvoiceRequest, InvoiceState, Kind, Pay, PayRequest, Preimage, PreimageProof, Quote, Receive, Resolve, Settlement,
+    WalletDriver, WalletError,
 };

@@ -28,8 +28,13 @@ pub(crate) struct Resolved {
 /// identical payment again, where the backend recognises it and the invoice is still good.
 pub(crate) async fn ask(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Payment, repeat: bool) -> Resolved {
     let asker = pen.host.asker(payment.hash, pen.generation);
-    let question =
-        Resolve { payment_id: payment.step.clone(), hash: payment.hash, key: payment.step.clone(), handle: None };
+    let question = Resolve {
+        payment_id: payment.step.clone(),
+        attempt: payment.attempt.max(1),
+        hash: payment.hash,
+        key: payment.step.clone(),
+        handle: None,
+    };
     let said = match tokio::time::timeout(WALLET_TIMEOUT, wallet.resolve(question)).await {
         Ok(outcome) => outcome,
         Err(_) => Outcome::Unknown { why: "no answer in time".into() },

@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 
 use super::account::AccountKey;
 use super::api::{self, Code, Problem};
-use super::http::{self, Deadline, NoAnswer};
 use super::server::Server;
 use super::{OpenError, Parts, Place, dir};
+use crate::wire::{self, Deadline, NoAnswer};
 
 /// How long a change of server may take before a call gives up.
 const FIND_MS: u64 = 4_000;
@@ -43,6 +43,7 @@ impl From<NoAnswer> for CallError {
             NoAnswer::Late => Self::Late,
             NoAnswer::Unsent(why) => Self::Unsent(why),
             NoAnswer::Lost(why) => Self::Lost(why),
+            NoAnswer::Silent(ms) => Self::Lost(format!("no answer within {ms} ms")),
         }
     }
 }
@@ -182,7 +183,7 @@ impl Link {
             .body(Full::default())
             .map_err(|_| bad())?;
         let deadline = Deadline { clock: self.parts.clock.clone(), at: None };
-        let answer = http::send(addr, request, deadline, NODE_MS).await;
+        let answer = wire::send(addr, request, deadline, api::MAX_ANSWER_BYTES, NODE_MS).await;
         let (status, body) = answer.map_err(|error| unreachable(&format!("{error:?}")))?;
         let node_said: Option<api::Node> =
             (status == StatusCode::OK).then(|| serde_json::from_slice(&body).ok()).flatten();
@@ -238,7 +239,8 @@ impl Link {
     ) -> Result<T, CallError> {
         let request = self.sign(endpoint, key, path, body).map_err(|error| CallError::Unsent(error.to_string()))?;
         let deadline = Deadline { clock: self.parts.clock.clone(), at: limits.deadline };
-        let (status, body) = http::send(endpoint.addr, request, deadline, limits.timeout_ms).await?;
+        let max = api::MAX_ANSWER_BYTES;
+        let (status, body) = wire::send(endpoint.addr, request, deadline, max, limits.timeout_ms).await?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|error| CallError::Lost(error.to_string()));
         }

@@ -16,7 +16,6 @@ mod engine;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod handlers;
-mod http;
 mod ledger;
 mod link;
 mod log;

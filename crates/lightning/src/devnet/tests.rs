@@ -8,9 +8,9 @@ use nexus_testkit::{SystemEntropy, TestClock};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-use super::http::{Deadline, NoAnswer};
 use super::*;
 use crate::driver::{Dispatch, Driver, InvoiceRequest, Pay, Receive};
+use crate::wire::{self, Deadline, NoAnswer};
 
 fn parts() -> Parts {
     Parts::new(Arc::new(TestClock::default()), Arc::new(SystemEntropy))
@@ -43,7 +43,7 @@ async fn no_byte_leaves_after_the_deadline() {
     let clock = Arc::new(Hurried(AtomicU64::new(0)));
     // The look before connecting sees 0, the one at the gate 10.
     let deadline = Deadline { clock, at: Some(MonoMs(5)) };
-    assert_eq!(http::send(addr, request, deadline, 1_000).await, Err(NoAnswer::Late));
+    assert_eq!(wire::send(addr, request, deadline, 1_000, 1_000).await, Err(NoAnswer::Late));
     assert!(server.await.unwrap().unwrap_or_default().is_empty());
 }
 
@@ -60,10 +60,10 @@ async fn what_left_is_lost_and_not_unsent() {
     });
     let request = Request::post("/").body(Full::from("money")).unwrap();
     let deadline = Deadline { clock: Arc::new(Hurried(AtomicU64::new(0))), at: Some(MonoMs(50_000)) };
-    let lost = http::send(addr, request.clone(), deadline.clone(), 1_000).await;
+    let lost = wire::send(addr, request.clone(), deadline.clone(), 1_000, 1_000).await;
     assert!(matches!(lost, Err(NoAnswer::Lost(_))), "{lost:?}");
     assert_eq!(&server.await.unwrap(), b"POST");
-    let nobody = http::send(addr, request, deadline, 1_000).await;
+    let nobody = wire::send(addr, request, deadline, 1_000, 1_000).await;
     assert!(matches!(nobody, Err(NoAnswer::Unsent(_))), "{nobody:?}");
 }
 

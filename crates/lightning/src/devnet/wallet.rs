@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
-use nexus_core::payment::{FailureClass, Outcome};
+use nexus_core::payment::Outcome;
 use nexus_core::{Hash32, Msat};
 
 use super::api::{self, Code};
 use super::link::{CallError, Limits, Link};
 use super::{AccountKey, Party};
 use crate::Network;
-use crate::bolt11::Bolt11;
+use crate::checks::{payable, proven, refused};
 use crate::driver::{
     Capabilities, Cursor, Custody, Description, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest,
     InvoiceState, Kind, Pay, PayRequest, PreimageProof, Quote, Receive, Resolve, Settlement, WalletError,
@@ -41,38 +41,6 @@ impl From<CallError> for WalletError {
                 Code::StaleBoot | Code::TooManyRequests | Code::Stopping => Self::Unreachable(problem.detail),
             },
         }
-    }
-}
-
-/// Why a payment is refused before anything is sent: for reasons that no repeat would change.
-fn acceptable(bolt11: &str, amount: Option<Msat>) -> Result<Bolt11, WalletError> {
-    let refuse = |why: String| Err(WalletError::Refused(why));
-    let invoice = match Bolt11::decode(bolt11) {
-        Ok(invoice) => invoice,
-        Err(error) => return refuse(error.to_string()),
-    };
-    if invoice.network != Network::Regtest {
-        return refuse(format!("an invoice for {}: the development network pays regtest", invoice.network));
-    }
-    match (invoice.amount, amount) {
-        (Some(Msat::ZERO), _) | (None, Some(Msat::ZERO)) => refuse("an invoice over nothing".to_owned()),
-        (Some(_), Some(_)) => refuse("the invoice names its amount; the payer must not".to_owned()),
-        (None, None) => refuse("the invoice leaves the amount to the payer, who named none".to_owned()),
-        (Some(_), None) | (None, Some(_)) => Ok(invoice),
-    }
-}
-
-const fn refused() -> Outcome {
-    Outcome::Failed { class: FailureClass::Refused }
-}
-
-/// A claim to have paid is believed with the preimage, and only with it.
-fn proven(outcome: Outcome, hash: Hash32) -> Outcome {
-    match outcome {
-        Outcome::Settled { preimage, .. } if preimage.map(|it| Hash32::sha256(it.as_bytes())) != Some(hash) => {
-            Outcome::Unknown { why: "called paid without the right preimage".to_owned() }
-        }
-        proven => proven,
     }
 }
 
@@ -136,7 +104,7 @@ impl Wallet {
     }
 
     async fn send(&self, send: Dispatch) -> Outcome {
-        let Ok(invoice) = acceptable(&send.bolt11, send.amount) else { return refused() };
+        let Ok(invoice) = payable(&send.bolt11, send.amount, Network::Regtest) else { return refused() };
         if send.payment_id.is_empty() || send.payment_id.len() > api::MAX_PAYMENT_ID_BYTES || send.attempt == 0 {
             return refused();
         }
@@ -252,7 +220,7 @@ impl Receive for Wallet {
 impl Pay for Wallet {
     fn quote(&self, request: PayRequest) -> BoxFuture<'_, Result<Quote, WalletError>> {
         Box::pin(async move {
-            let invoice = acceptable(&request.bolt11, request.amount)?;
+            let invoice = payable(&request.bolt11, request.amount, Network::Regtest)?;
             let amount = invoice.amount.or(request.amount).unwrap_or(Msat::ZERO);
             let answer: api::QuoteAnswer = self.call(api::QUOTES, &api::QuoteAsk { amount }).await?;
             Ok(Quote { max_fee: answer.fee, handle: None, expires_at: None })
