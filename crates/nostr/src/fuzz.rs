@@ -3,7 +3,10 @@
 use nexus_core::{Hash32, Npub};
 use nostr::event::{Event, Kind};
 
-use crate::{event, gift_wrap, handler, job, note, profile, state, trigger, zap};
+use crate::{
+    approval, delegation, event, gift_wrap, goals, handler, job, kinds, note, profile, schedule, series, session,
+    state, tick, trajectory, trigger, zap,
+};
 
 fn decode(bytes: &[u8]) -> Option<Event> {
     event::decode_event(bytes, event::MAX_EVENT).ok()
@@ -26,7 +29,33 @@ pub fn fuzz_trigger(bytes: &[u8]) {
     let _ = note::thread_root(&event);
     let _ = gift_wrap::parse_rumor(&event, &event.content);
     let _ = gift_wrap::parse_seal(&event.content);
-    let _ = (profile::read_agent_profile(&event), profile::read_relay_list(&event), state::read_anchor(&event));
+    let _ = profile::read_relay_list(&event);
+}
+
+/// NIP-SA, in both series.
+pub fn fuzz_agent(bytes: &[u8]) {
+    let Some(mut event) = decode(bytes) else { return };
+    let ours = [kinds::APPROVAL_REQUEST, kinds::APPROVAL, kinds::DELEGATION];
+    let both = [
+        kinds::PROFILE,
+        kinds::STATE,
+        kinds::SCHEDULE,
+        kinds::GOALS,
+        kinds::TICK_REQUEST,
+        kinds::TICK_RESULT,
+        kinds::SESSION,
+        kinds::TRAJECTORY,
+    ];
+    for kind in both.iter().filter_map(|kind| series::old(*kind)).chain(both).chain(ours) {
+        event.kind = Kind::from_u16(kind);
+        let _ = (profile::read_agent_profile(&event), goals::read_goals(&event), session::read_session(&event));
+        let _ = (schedule::read_schedule(&event), schedule::read_triggers(&event), state::read_sealed_state(&event));
+        let _ = (tick::read_tick_request(&event), tick::read_tick_result(&event), state::read_anchor(&event));
+        let _ = (approval::read_request(&event), approval::read_answer(&event), delegation::read_delegation(&event));
+        if let Ok(step) = trajectory::read_step(&event) {
+            let _ = trajectory::hash_steps(&step.author.clone(), &[step.clone(), step]);
+        }
+    }
 }
 
 /// Requests, answers and offers of computation, clear and opened.

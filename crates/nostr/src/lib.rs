@@ -4,11 +4,15 @@
 //! were verified at the boundary ([`event::parse_event`], [`relay_pool`]), are bounded, and never panic. There are no
 //! business rules here: who may wake an agent, what may be paid and what is published is decided elsewhere.
 
+pub mod approval;
 pub mod auth;
+pub mod budget;
+pub mod delegation;
 pub mod event;
 pub mod filter;
 pub mod fuzz;
 pub mod gift_wrap;
+pub mod goals;
 pub mod handler;
 pub mod job;
 pub mod kinds;
@@ -17,8 +21,11 @@ pub mod profile;
 pub mod relay_pool;
 pub mod schedule;
 pub mod sealed;
+pub mod series;
+pub mod session;
 pub mod state;
 pub mod tick;
+pub mod trajectory;
 pub mod trigger;
 pub mod zap;
 

@@ -10,7 +10,7 @@ use nexus_nostr::gift_wrap::{self, WrapError};
 use nexus_nostr::note::{self, Parent};
 use nexus_nostr::profile::{self, Profile, Use};
 use nexus_nostr::trigger::{self, TriggerError};
-use nexus_nostr::{schedule, state, tick, zap};
+use nexus_nostr::{schedule, state, zap};
 use nexus_testkit::SeededEntropy;
 use nostr::nips::nip44;
 
@@ -164,29 +164,6 @@ fn what_an_agent_says_about_itself_reads_back() {
     assert_eq!(schedule::read_schedule(&signed(&agent, schedule::schedule(head(&agent), &plan))).unwrap(), plan);
     let claim = build(&agent, 39_202, tags([&["d", "host"], &["heartbeat", "1"]]), "");
     assert!(schedule::read_schedule(&claim).is_err(), "a host claim is not a schedule");
-}
-
-#[test]
-fn every_kind_of_ours_that_relays_treat_as_addressable_has_its_own_address() {
-    let (runner, agent) = (keys(8), npub(&keys(2)));
-    let tick_id = nexus_core::TickId::new(nexus_core::UnixMs(1), [1; 10]);
-    let asked = tick::TickRequest { agent, tick_id, trigger: Trigger::Mention, cause: None, budget: Msat::sats(9) };
-    let request = signed(&runner, tick::tick_request(head(&runner), &asked));
-    assert_eq!(tick::read_tick_request(&request).unwrap(), agent);
-    let done = tick::TickResult {
-        agent,
-        tick_id,
-        request: Some(hash(&request.id)),
-        outcome: tick::Outcome::Success,
-        actions: 2,
-        cost: Msat::new(1_500),
-        duration_ms: 42,
-    };
-    let result = signed(&runner, tick::tick_result(head(&runner), &done));
-    for event in [request, result] {
-        assert_eq!(event::first(&event, "d"), Some(tick_id.to_string().as_str()));
-        assert!(event::expiration(&event).is_some_and(|at| at > now()));
-    }
 }
 
 #[test]
