@@ -138,6 +138,22 @@ impl Postgres {
         self.keeper().order("start\n");
     }
 
+    /// Writes a file of the server's data directory that only the server may read. Lines without tabs and backslashes.
+    pub fn write_file(&self, name: &str, text: &str) {
+        assert!(!text.contains(['\t', '\\', '$']), "plain lines");
+        let lines = format!("SELECT line FROM unnest(string_to_array($file${}$file$, E'\\n')) line", text.trim_end());
+        let program = format!("umask 077; cat > {name}.new && mv {name}.new {name}");
+        self.sql("postgres", &format!("COPY ({lines}) TO PROGRAM '{program}'"));
+    }
+
+    /// Makes it read its configuration again; returns when this setting is in force.
+    pub fn reload(&self, setting: &str, value: &str) {
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        while self.sql("postgres", &format!("SHOW {setting}")) != value {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// A database that nobody else has, empty.
     pub fn database(&self) -> String {
         self.database_like("template0")

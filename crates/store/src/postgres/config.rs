@@ -21,6 +21,8 @@ pub struct PostgresConfig {
     pub user: String,
     /// A file whose first line is the password. Read again for each connection, so that it can be rotated.
     pub password_file: Option<PathBuf>,
+    /// Name of an environment variable that holds the password, for those who have no file. At most one of the two.
+    pub password_env: Option<String>,
     /// On a Unix socket nothing is encrypted and this is not looked at.
     pub sslmode: SslMode,
     /// PEM certificates that the server's must chain to; without it the usual public roots.
@@ -67,6 +69,7 @@ impl Default for PostgresConfig {
             database: "nexus".into(),
             user: "nexus".into(),
             password_file: None,
+            password_env: None,
             sslmode: SslMode::default(),
             ca_file: None,
             writers: 1,
@@ -114,6 +117,18 @@ impl PostgresConfig {
             if value.is_empty() || value.contains('\0') {
                 return refuse(format!("{name} is empty or not a name"));
             }
+        }
+        if self.password_file.is_some() && self.password_env.is_some() {
+            return refuse("password_file and password_env: at most one of them".into());
+        }
+        if self.password_env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            return refuse("password_env is not the name of a variable".into());
+        }
+        if self.application_name.contains('\0') || self.application_name.len() > 63 {
+            return refuse("application_name: at most 63 bytes".into());
+        }
+        if self.outage_ms > 3_600_000 {
+            return refuse(format!("outage_ms is {}: at most 3600000", self.outage_ms));
         }
         for (name, value) in [("writers", self.writers), ("readers", self.readers)] {
             if value == 0 || value > MAX_CONNECTIONS {
@@ -192,6 +207,10 @@ mod tests {
             PostgresConfig { readers: 65, ..good.clone() },
             PostgresConfig { statement_timeout_ms: 0, ..good.clone() },
             PostgresConfig { connect_timeout_ms: 9_999_999, ..good.clone() },
+            PostgresConfig { outage_ms: 9_999_999, ..good.clone() },
+            PostgresConfig { application_name: "x".repeat(64), ..good.clone() },
+            PostgresConfig { password_env: Some("A=B".into()), ..good.clone() },
+            PostgresConfig { password_env: Some("A".into()), password_file: Some("/f".into()), ..good.clone() },
         ] {
             assert!(matches!(bad.check(), Err(StoreError::Settings { .. })), "{bad:?}");
         }

@@ -277,8 +277,14 @@ fn silent() -> Failure {
 }
 
 fn password(config: &PostgresConfig) -> Result<zeroize::Zeroizing<Vec<u8>>, Failure> {
+    if let Some(name) = &config.password_env {
+        let Some(text) = std::env::var_os(name) else {
+            return Err(refused(&format!("password_env: there is no variable {name}")));
+        };
+        return Ok(zeroize::Zeroizing::new(text.into_encoded_bytes()));
+    }
     let Some(path) = &config.password_file else {
-        return Err(refused("the server wants a password, and there is no password_file"));
+        return Err(refused("the server wants a password, and there is no password_file or password_env"));
     };
     let text = std::fs::read(path).map_err(|error| refused(&format!("password_file {}: {error}", path.display())))?;
     let text = zeroize::Zeroizing::new(text);

@@ -130,6 +130,15 @@ impl World {
             Kind::Thread | Kind::Inline => String::new(),
         };
         let store = open(kind, &dir, &database).await;
+        Self::furnish(dir, store, kind, database).await
+    }
+
+    /// In an empty database that is open.
+    pub async fn on(store: Store, kind: Kind, database: String) -> Self {
+        Self::furnish(tempfile::tempdir().unwrap(), store, kind, database).await
+    }
+
+    async fn furnish(dir: tempfile::TempDir, store: Store, kind: Kind, database: String) -> Self {
         let account = Account {
             id: account_id(),
             owner: Npub::from_bytes([9; 32]),
