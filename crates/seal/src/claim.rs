@@ -108,3 +108,39 @@ impl HostClaim {
         self.compare(other) == Ordering::Greater
     }
 }
+
+/// What a verified claim means to the host that is shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Weighed {
+    /// The one that is held already.
+    Known,
+    /// An earlier one, or the loser of two of one epoch: nothing changes.
+    Stale,
+    /// The agent says that this installation is its host.
+    Ours,
+    /// The agent lives elsewhere now: raise the generation, delete keys and wallet connection, answer 410 with the url.
+    Fenced { url: String, epoch: u64 },
+}
+
+/// Weighs a claim against the one that a host holds. Both are of one agent; `own` is the installation's runner key.
+///
+/// It does not matter in which order or how often claims arrive: the same set ends in the same host.
+pub fn weigh(held: Option<&HostClaim>, offered: &HostClaim, own: &Npub) -> Weighed {
+    match held {
+        Some(held) if held.id == offered.id => Weighed::Known,
+        Some(held) if !offered.supersedes(held) => Weighed::Stale,
+        Some(_) | None if offered.runner == *own => Weighed::Ours,
+        Some(_) | None => Weighed::Fenced { url: offered.url.clone(), epoch: offered.epoch },
+    }
+}
+
+/// The epoch of the next move: above everything that is known of the agent.
+pub fn next_epoch(backup: u64, found: Option<&HostClaim>) -> u64 {
+    backup.max(found.map_or(0, |claim| claim.epoch)).saturating_add(1)
+}
+
+/// The generation at which an imported agent begins: above what this host had of it, and what the backup had.
+pub fn revived(stored: Option<nexus_core::Generation>, backup: nexus_core::Generation) -> nexus_core::Generation {
+    let highest = stored.map_or(backup.0, |stored| stored.0.max(backup.0));
+    nexus_core::Generation(highest.max(0).saturating_add(1))
+}

@@ -8,6 +8,9 @@ use crate::proof::Request;
 pub fn fuzz_envelope(data: &[u8]) {
     let _ = crate::blob::Blob::parse(data);
     let _ = crate::SealedKey::from_plaintext(data);
+    if let Ok(backup) = crate::Backup::read(data) {
+        let _ = backup.verify(&Npub::from_bytes([2; 32]), UnixMs::from_secs(1_700_000_000));
+    }
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = crate::check_mnemonic_envelope(text);
     let _ = crate::check_recipient_envelope(text);

@@ -6,6 +6,7 @@
 //! may link. The one thing opened here is an operator's secret, under the operator's key ([`operator`]).
 
 pub mod api;
+pub mod backup;
 pub mod blob;
 pub mod claim;
 pub mod decision;
@@ -26,6 +27,7 @@ pub mod signer;
 mod words;
 
 pub use api::{CreateAgent, Sealed, Wrap, WrapKey, WrapRecipient};
+pub use backup::{Backup, BackupError, VerifiedBackup};
 pub use claim::HostClaim;
 pub use decision::{Pending, unsigned_decision, verify_decision};
 pub use envelope::{

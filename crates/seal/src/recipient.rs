@@ -35,12 +35,18 @@ impl Recipient {
     }
 }
 
+impl From<&age::x25519::Recipient> for Recipient {
+    fn from(key: &age::x25519::Recipient) -> Self {
+        Self(key.to_string())
+    }
+}
+
 impl FromStr for Recipient {
     type Err = RecipientError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let key: age::x25519::Recipient = text.parse().map_err(|_| RecipientError::Malformed)?;
-        Ok(Self(key.to_string()))
+        Ok(Self::from(&key))
     }
 }
 

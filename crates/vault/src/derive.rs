@@ -82,8 +82,9 @@ impl WalletSeed {
 
     /// A key of 32 bytes for one use, for example `devnet account`: HMAC-SHA-256 of the use under the seed.
     pub fn key_for(&self, purpose: &str) -> SecretBytes {
+        // A seed is as long as a block of SHA-256, which is the key as it stands.
         let seed = self.0.seed();
-        let mut mac = Hmac::<Sha256>::new_from_slice(&*seed).expect("HMAC takes keys of any length");
+        let mut mac = <Hmac<Sha256> as Mac>::new((&*seed).into());
         mac.update(b"nexus-wallet|");
         mac.update(purpose.as_bytes());
         SecretBytes::new(mac.finalize().into_bytes().to_vec())

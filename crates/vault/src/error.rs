@@ -46,6 +46,10 @@ pub enum VaultError {
     Ciphertext { what: String, npub: Npub, number: u32 },
     #[error("the {what} is under key {found}, not under {number}")]
     KeyNumber { what: String, number: u32, found: u32 },
+    #[error("the {0} was opened, but is not what this version reads")]
+    Unreadable(&'static str),
+    #[error("the host names no runner key yet: start a worker there first")]
+    NoRunner,
     #[error(transparent)]
     Signer(#[from] SignerError),
     #[error(transparent)]

@@ -22,8 +22,7 @@ pub struct PoolIdentity(Vec<age::x25519::Identity>);
 
 impl PoolIdentity {
     pub fn generate(entropy: &dyn Entropy) -> Self {
-        let secret = Zeroizing::new(random::<32>(entropy));
-        Self(vec![identity(&secret).expect("any 32 bytes are an X25519 secret")])
+        Self(vec![fresh(entropy).1])
     }
 
     /// Reads an age identity file: `AGE-SECRET-KEY-1…` lines, comments with `#`.
@@ -80,9 +79,8 @@ pub struct InboxKey {
 
 impl InboxKey {
     pub fn generate(npub: Npub, number: u32, entropy: &dyn Entropy) -> Self {
-        let secret = Zeroizing::new(random::<32>(entropy));
-        let identity = [identity(&secret).expect("any 32 bytes are an X25519 secret")];
-        Self { npub, number, secret, identity }
+        let (secret, identity) = fresh(entropy);
+        Self { npub, number, secret, identity: [identity] }
     }
 
     pub(crate) fn from_secret(npub: Npub, number: u32, secret: &SecretBytes) -> Result<Self, VaultError> {
@@ -116,6 +114,16 @@ impl fmt::Debug for InboxKey {
     }
 }
 
+/// Any 32 bytes are an X25519 secret; if age had it otherwise, the next ones would be tried.
+fn fresh(entropy: &dyn Entropy) -> (Zeroizing<[u8; 32]>, age::x25519::Identity) {
+    loop {
+        let secret = Zeroizing::new(random::<32>(entropy));
+        if let Ok(identity) = identity(&secret) {
+            return (secret, identity);
+        }
+    }
+}
+
 /// age takes identities as text only.
 fn identity(secret: &[u8; 32]) -> Result<age::x25519::Identity, VaultError> {
     let hrp = Hrp::parse("age-secret-key-").map_err(|_| VaultError::Identity)?;
@@ -124,7 +132,7 @@ fn identity(secret: &[u8; 32]) -> Result<age::x25519::Identity, VaultError> {
 }
 
 fn recipient(identity: &age::x25519::Identity) -> Recipient {
-    identity.to_public().to_string().parse().expect("an identity's public key is a recipient")
+    Recipient::from(&identity.to_public())
 }
 
 fn open(identities: &[age::x25519::Identity], sealed: &[u8]) -> Result<SecretBytes, VaultError> {

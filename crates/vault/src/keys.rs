@@ -136,6 +136,11 @@ pub async fn open_view_wrap(reader: &dyn Signer, agent: &Npub, wrap: &Wrap) -> R
     ViewKey::from_secret(*agent, wrap.number, &secret)
 }
 
+/// The plaintext of a wrap of the data key.
+pub(crate) fn data_key_text(keys: &AgentKeys) -> Zeroizing<String> {
+    text(keys.data.npub(), WrapKey::Data, keys.data.number(), keys.data.expose())
+}
+
 fn text(npub: Npub, key: WrapKey, number: u32, secret: SecretBytes) -> Zeroizing<String> {
     WrapPlaintext { npub, key, number, secret }.to_text()
 }

@@ -5,6 +5,7 @@
 //! open an agent, whatever it is told to do. Everything secret is wiped when dropped and never printed.
 
 pub mod agent;
+mod backup;
 mod cipher;
 mod derive;
 mod error;
@@ -19,6 +20,7 @@ mod runner;
 mod signer;
 
 pub use agent::AgentSecrets;
+pub use backup::{OpenedBackup, Resealed};
 pub use cipher::{DataKey, ViewKey};
 pub use derive::WalletSeed;
 pub use error::VaultError;

@@ -21,9 +21,13 @@ pub struct Mnemonic(bip39::Mnemonic);
 impl Mnemonic {
     /// Twelve words, 128 bits of entropy.
     pub fn generate(entropy: &dyn Entropy) -> Self {
-        let bytes: Zeroizing<[u8; 16]> = Zeroizing::new(random(entropy));
-        let mnemonic = bip39::Mnemonic::from_entropy_in(Language::English, &*bytes);
-        Self(mnemonic.expect("16 bytes are a valid length of entropy"))
+        loop {
+            // Sixteen bytes are a valid length of entropy, so the first ones are taken.
+            let bytes: Zeroizing<[u8; 16]> = Zeroizing::new(random(entropy));
+            if let Ok(mnemonic) = Self::from_entropy(&*bytes) {
+                return mnemonic;
+            }
+        }
     }
 
     /// Reads 12 to 24 words; case and spacing do not matter, the checksum does.
