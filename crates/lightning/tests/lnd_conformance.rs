@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod lnd_bench;
+mod lnd_stories;
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ impl LndBench {
         Self { pair: Pair::start().await, clock: Arc::default() }
     }
 
-    fn wallet(&self, node: &Node) -> Arc<dyn WalletDriver> {
+    fn wallet(&self, node: &Node) -> Arc<Whole> {
         let trust = Trust::File(node.certificate_file());
         let mut config = NodeConfig::new(&node.url(), trust, &node.identity(), Network::Regtest).unwrap();
         config.patience.settle_ms = 120;
@@ -36,11 +37,11 @@ impl LndBench {
 
 impl Bench for LndBench {
     fn payer(&self) -> BoxFuture<'_, Arc<dyn WalletDriver>> {
-        Box::pin(async { self.wallet(&self.pair.payer) })
+        Box::pin(async { self.wallet(&self.pair.payer) as Arc<dyn WalletDriver> })
     }
 
     fn payee(&self) -> BoxFuture<'_, Arc<dyn WalletDriver>> {
-        Box::pin(async { self.wallet(&self.pair.payee) })
+        Box::pin(async { self.wallet(&self.pair.payee) as Arc<dyn WalletDriver> })
     }
 
     fn clock(&self) -> Arc<dyn Clock> {
@@ -107,6 +108,21 @@ suite! {
     invoices_repeat
     settlements_follow
     killed_at_each_arrow
+}
+
+#[tokio::test]
+async fn holds() {
+    let bench = LndBench::new().await;
+    let (payer, payee) = (bench.wallet(&bench.pair.payer), bench.wallet(&bench.pair.payee));
+    lnd_stories::holds(&payer, &payee, &*bench.clock).await;
+    assert_eq!(bench.pair.sum_msat(), 2 * FUNDS_MSAT);
+}
+
+#[tokio::test]
+async fn settlements_are_found() {
+    let bench = LndBench::new().await;
+    let (payer, payee) = (bench.wallet(&bench.pair.payer), bench.wallet(&bench.pair.payee));
+    lnd_stories::settlements_are_found(&payer, &payee, &*bench.clock).await;
 }
 
 /// One pair through the whole suite: nothing that one test leaves behind disturbs the next.

@@ -12,6 +12,7 @@ use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::error::Category;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -103,6 +104,16 @@ fn shown(text: &str) -> String {
 
 fn protocol(why: impl std::fmt::Display) -> WalletError {
     WalletError::Protocol(shown(&why.to_string()))
+}
+
+/// Where, and not what: serde's own words repeat what was read, which may be a preimage.
+fn unreadable(error: &serde_json::Error) -> WalletError {
+    let what = match error.classify() {
+        Category::Io | Category::Syntax => "no JSON",
+        Category::Eof => "JSON that breaks off",
+        Category::Data => "JSON of another form than LND's",
+    };
+    protocol(format!("{what}, at line {} column {}", error.line(), error.column()))
 }
 
 /// One node and the secret for one half of it.
@@ -225,7 +236,7 @@ impl Client {
         if status != StatusCode::OK {
             return Err(said(status, &whole));
         }
-        serde_json::from_slice(&whole).map_err(|error| CallError::Lost(protocol(error)))
+        serde_json::from_slice(&whole).map_err(|error| CallError::Lost(unreadable(&error)))
     }
 
     /// Asks for a stream. An error that LND gives instead of its first line is an error here.
@@ -292,7 +303,7 @@ impl Lines {
             Ok(Ok(Some(line))) => match serde_json::from_slice(&line) {
                 Ok(Line::Result(result)) => Next::Line(result),
                 Ok(Line::Error(said)) => Next::Said(said),
-                Err(error) => Next::Broken(protocol(error)),
+                Err(error) => Next::Broken(unreadable(&error)),
             },
         }
     }

@@ -98,6 +98,19 @@ async fn handle(
     }
 }
 
+/// An answer that is no stream, or half of it.
+fn single(status: StatusCode, body: &Value, cut: bool) -> Response<Body> {
+    let mut bytes = body.to_string().into_bytes();
+    if !cut {
+        return response(status, bytes.into());
+    }
+    bytes.truncate(bytes.len() / 2);
+    let parts = futures::stream::once(async { Ok(Frame::data(bytes.into())) }).chain(broken());
+    let mut response = Response::new(StreamBody::new(parts).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
 /// The end of a connection, once what was said before is on its way.
 fn broken() -> impl Stream<Item = Result<Frame<Bytes>, io::Error>> + Send {
     futures::stream::once(async {
@@ -136,24 +149,15 @@ fn error(code: u32, message: &str) -> Value {
 /// A stream's error before its first line has the error's status and is wrapped; one after it is a line.
 async fn told(answer: Answer, cut: Option<(usize, bool)>) -> Response<Body> {
     let mut lines = match answer {
-        Answer::Whole(body) => {
-            let mut bytes = body.to_string().into_bytes();
-            if cut.is_none() {
-                return response(StatusCode::OK, bytes.into());
-            }
-            bytes.truncate(bytes.len() / 2);
-            let parts = futures::stream::once(async { Ok(Frame::data(bytes.into())) }).chain(broken());
-            return Response::new(StreamBody::new(parts).boxed_unsync());
-        }
-        Answer::Error(code, message) => return response(status(code), error(code, &message).to_string().into()),
+        Answer::Whole(body) => return single(StatusCode::OK, &body, cut.is_some()),
+        Answer::Error(code, message) => return single(status(code), &error(code, &message), cut.is_some()),
         Answer::Stream(lines) => lines,
     };
     // No head before the first line.
     let first = match lines.next().await {
         Some(Ok(first)) => first,
         Some(Err((code, message))) => {
-            let body = json!({ "error": error(code, &message) });
-            return response(status(code), body.to_string().into());
+            return single(status(code), &json!({ "error": error(code, &message) }), cut.is_some());
         }
         None => return response(StatusCode::OK, Bytes::new()),
     };

@@ -316,6 +316,11 @@ impl Node {
         self.shared.lock().books.begun(hash.as_bytes())
     }
 
+    /// The custom records of the payment of this hash, as JSON.
+    pub fn records(&self, hash: Hash32) -> String {
+        self.shared.lock().books.payment(hash.as_bytes()).map(|it| it.records.to_string()).unwrap_or_default()
+    }
+
     /// Tells subscribers of the invoice's settlement once more.
     pub fn tell_again(&self, hash: Hash32) {
         self.shared.lock().books.tell(hash.as_bytes());
