@@ -97,6 +97,25 @@ fn refuse<T>(key: &'static str, reason: impl Into<String>) -> Result<T, NatsErro
 }
 
 impl NatsConfig {
+    /// What each key takes, in words for whoever reads the configuration.
+    pub const NOTES: &[(&str, &str)] = &[
+        ("urls", "1 to 16 of nats://host:port or tls://host:port, without user or password"),
+        ("name", "shown in the server's monitoring, at most 64 bytes"),
+        ("prefix", "begins every subject, at most 64 bytes; one for each installation on a server"),
+        ("tls_required", "true or false; when unset, unless every URL is a loopback address"),
+        ("tls_ca_file", "PEM certificates to verify servers by; the system's when unset"),
+        ("tls_cert_file", "PEM, our own certificate, for servers that verify their clients"),
+        ("tls_key_file", "PEM, its key"),
+        ("credentials_file", "a .creds file; at most one of this, user and token_file"),
+        ("user", "needs password_file"),
+        ("password_file", "file with the password alone; read for each connection"),
+        ("token_file", "file with the token alone; read for each connection"),
+        ("connect_timeout_ms", "100 to 60000"),
+        ("ping_interval_ms", "100 to 60000; two unanswered pings end a connection"),
+        ("reconnect_max_ms", "longest pause between tries, 100 to 60000"),
+        ("queue", "wakes that wait while the server is away, 1 to 1048576"),
+    ];
+
     /// Checks everything that can be checked without a server, files included.
     pub fn validate(&self) -> Result<(), NatsError> {
         self.addresses()?;

@@ -241,6 +241,21 @@ mod tests {
             ("[log]\nlevel = \"loud\"\n", "log.level"),
             ("[relay]\nport = 7777\n", "relay.port"),
             ("[api]\npublic_origin = \"https://h/path\"\n", "api.public_origin"),
+            (
+                "[database]\nkind = \"postgres\"\npostgres.statement_timeout_ms = 2501\n",
+                "at most half the lease (2500)",
+            ),
+            (
+                "[database]\nkind = \"postgres\"\npostgres.idle_in_transaction_timeout_ms = 9999\n",
+                "idle_in_transaction",
+            ),
+            ("[database]\nkind = \"postgres\"\n[worker]\nlease_ms = 4000\n", "at most half the lease (2000)"),
+            (
+                "[database]\nkind = \"postgres\"\npostgres.readers = 0\n",
+                "database.postgres: database settings: readers",
+            ),
+            ("[bus]\nkind = \"nats\"\nnats.queue = 0\n", "bus.nats: nats queue: 1 to"),
+            ("[bus]\nkind = \"nats\"\nnats.user = \"u\"\n", "nats password_file"),
         ] {
             let error = read(Some(file), &[], vec![]).unwrap_err().to_string();
             assert!(error.contains(key), "{file}: {error}");

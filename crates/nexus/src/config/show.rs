@@ -1,5 +1,7 @@
 //! Printing the configuration as it would run, in the form of the file.
 
+use nexus_bus::NatsConfig;
+use nexus_store::PostgresConfig;
 use serde_json::Value;
 
 use super::layer::{leaves, tree_of, variable_of};
@@ -26,11 +28,13 @@ impl Loaded {
                 value => format!("{name} = {value}"),
             };
             let from = match self.sources.get(key) {
-                Some(from) if sources => format!("  # {from}"),
-                None if sources => format!("  # default; {}", variable_of(key)),
-                _ => String::new(),
+                Some(from) if sources => Some(from.clone()),
+                None if sources => Some(format!("default; {}", variable_of(key))),
+                _ => None,
             };
-            text.push_str(&format!("{line}{from}\n"));
+            let remarks: Vec<String> = from.into_iter().chain(note(key).map(str::to_owned)).collect();
+            let remarks = if remarks.is_empty() { String::new() } else { format!("  # {}", remarks.join("; ")) };
+            text.push_str(&format!("{line}{remarks}\n"));
         }
         Ok(text.trim_end().to_owned())
     }
@@ -42,9 +46,32 @@ impl Loaded {
     }
 }
 
+/// What a key takes, where that is not plain from its name.
+fn note(key: &str) -> Option<&'static str> {
+    let among = |section: &str, notes: &'static [(&'static str, &'static str)]| {
+        let name = key.strip_prefix(section)?;
+        notes.iter().find(|(noted, _)| *noted == name).map(|(_, text)| *text)
+    };
+    among("database.postgres.", PostgresConfig::NOTES).or_else(|| among("bus.nats.", NatsConfig::NOTES))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_key_of_the_database_and_the_bus_says_what_it_takes() {
+        let loaded = Loaded::read(None, [], vec![]).unwrap();
+        let keys = leaves(&tree_of(&loaded.config).unwrap());
+        let (mut said, known) = (0, PostgresConfig::NOTES.len() + NatsConfig::NOTES.len());
+        for key in keys.keys().filter(|key| key.starts_with("database.postgres.") || key.starts_with("bus.nats.")) {
+            assert!(note(key).is_some(), "{key}");
+            said += 1;
+        }
+        assert_eq!(said, known, "a note of a key that is gone");
+        let text = loaded.to_toml(false).unwrap();
+        assert!(text.contains("writers = 1  # connections that write, 1 to 64"), "{text}");
+    }
 
     #[test]
     fn what_is_printed_can_be_read_again() {

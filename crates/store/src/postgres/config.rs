@@ -86,6 +86,27 @@ impl Default for PostgresConfig {
 }
 
 impl PostgresConfig {
+    /// What each key takes, in words for whoever reads the configuration.
+    pub const NOTES: &[(&str, &str)] = &[
+        ("host", "name, address, or the directory of a Unix socket"),
+        ("port", "TCP port, or the number of the socket"),
+        ("database", "its name"),
+        ("user", "owner of the tables; the same for every role, since roles end each other's frozen sessions"),
+        ("password_file", "file whose first line is the password; read for each connection"),
+        ("password_env", "name of an environment variable that holds it, instead of a file"),
+        ("sslmode", "disable, require, verify-ca, verify-full; a Unix socket needs none"),
+        ("ca_file", "PEM certificates to verify the server by; the usual public ones when unset"),
+        ("writers", "connections that write, 1 to 64"),
+        ("readers", "connections that read, 1 to 64, opened when needed"),
+        ("connect_timeout_ms", "1 to 3600000"),
+        ("statement_timeout_ms", "of a write, 1 to 3600000, at most half of worker.lease_ms"),
+        ("idle_in_transaction_timeout_ms", "1 to 3600000, at most half of worker.lease_ms"),
+        ("read_timeout_ms", "of a read, 1 to 3600000"),
+        ("outage_ms", "how long calls wait for a lost server, at most 3600000"),
+        ("application_name", "shown in pg_stat_activity, at most 63 bytes"),
+        ("migrate", "not looked at by roles: `nexus migrate` alone changes the schema"),
+    ];
+
     /// For a handle whose writes must not queue behind others: a worker's beats. One connection, opened at once.
     #[must_use]
     pub fn alone(&self) -> Self {
