@@ -3,6 +3,7 @@
 //! Whoever carries the plan out does so by compare-and-set and chooses nothing: a step whose agent has changed
 //! meanwhile falls away, and the next snapshot shows it again.
 
+mod crew;
 mod improve;
 mod scale;
 mod wait;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Generation, Npub, WorkerId};
 use crate::status::Purpose;
 
+pub use crew::{Crew, CrewRules, CrewStep, Seen};
 pub use improve::{Surplus, improve, surplus};
 pub use scale::{Need, Scale, ScaleRules, scale};
 pub use wait::Waiting;
@@ -148,7 +150,7 @@ fn choose(agent: &AgentView, rooms: &BTreeMap<WorkerId, Room<'_>>) -> Result<Wor
     fit.iter().min_by(|a, b| a.emptier(b)).map(|room| room.worker.id).ok_or(Waiting::NoCapacity)
 }
 
-/// Workers that may have this agent and have room: those at home as long as any lives there.
+/// Workers that may have this agent and have room: those at home as long as any lives there that can read it.
 fn fitting<'r, 'w: 'r>(
     agent: &AgentView,
     rooms: impl Iterator<Item = &'r Room<'w>>,
@@ -157,17 +159,21 @@ fn fitting<'r, 'w: 'r>(
     if fit.is_empty() {
         return Err(Waiting::NoWorker);
     }
-    if let Some(home) = &agent.region {
-        let at_home = fit.iter().any(|room| room.worker.region == *home);
-        if at_home {
-            fit.retain(|room| room.worker.region == *home);
-        } else if agent.failover == Failover::Never {
+    let is_home = |room: &&Room<'_>| agent.region.as_ref().is_some_and(|home| room.worker.region == *home);
+    let stays = agent.region.is_some() && agent.failover == Failover::Never;
+    if stays {
+        fit.retain(is_home);
+        if fit.is_empty() {
             return Err(Waiting::NoRegion);
         }
     }
+    // Who can't read it is no home: during an upgrade it goes on elsewhere, if it may.
     fit.retain(|room| room.worker.version >= agent.version);
     if fit.is_empty() {
         return Err(Waiting::TooOld);
+    }
+    if fit.iter().any(is_home) {
+        fit.retain(is_home);
     }
     fit.retain(|room| room.has_room());
     Ok(fit)
@@ -220,7 +226,9 @@ mod tests {
     }
 
     pub(super) fn fits(agent: &AgentView, worker: &WorkerView, all: &[WorkerView]) -> bool {
-        let home_lives = |home: &String| all.iter().any(|w| !w.draining && w.pool == agent.pool && w.region == *home);
+        let reads = |w: &WorkerView| w.version >= agent.version;
+        let home_lives =
+            |home: &String| all.iter().any(|w| !w.draining && w.pool == agent.pool && w.region == *home && reads(w));
         let region = agent
             .region
             .as_ref()
@@ -278,6 +286,40 @@ mod tests {
             let loads: Vec<usize> = workers.iter().map(|w| made.steps.iter().filter(|s| s.to == w.id).count()).collect();
             prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1);
         }
+    }
+
+    #[test]
+    fn during_an_upgrade_an_agent_goes_to_whoever_reads_it() {
+        let worker = |n, region: &str, version| WorkerView {
+            id: worker_id(n),
+            region: region.into(),
+            pool: "p".into(),
+            capacity: 10,
+            load: 0,
+            version,
+            draining: false,
+        };
+        let mut agent = AgentView {
+            npub: Npub::from_bytes([1; 32]),
+            generation: Generation(1),
+            purpose: Purpose::Run,
+            from: None,
+            last: Some(worker_id(1)),
+            region: Some("eu".into()),
+            failover: Failover::Anywhere,
+            pool: "p".into(),
+            version: 2,
+        };
+        let workers = vec![worker(1, "eu", 1), worker(2, "us", 2)];
+        let made = |agent: &AgentView| plan(&Snapshot { workers: workers.clone(), agents: vec![agent.clone()] });
+        assert_eq!(made(&agent).steps[0].to, worker_id(2), "its home can't read it");
+        agent.failover = Failover::Never;
+        assert_eq!(made(&agent).waiting[0].1, Waiting::TooOld);
+        agent.region = Some("ap".into());
+        assert_eq!(made(&agent).waiting[0].1, Waiting::NoRegion);
+        agent.version = 1;
+        agent.region = Some("eu".into());
+        assert_eq!(made(&agent).steps[0].to, worker_id(1));
     }
 
     #[test]
