@@ -7,6 +7,19 @@ use crate::Wake;
 /// The version that we write and read. A reader ignores others, so a rolling upgrade that changes it is slower while
 /// it lasts, and nothing else.
 pub(crate) const VERSION: u64 = 1;
+
+/// [`VERSION`], or what `NEXUS_FAULT_VERSION` says in a build for tests, as if this were a later release.
+fn version() -> u64 {
+    #[cfg(feature = "faults")]
+    {
+        static SAID: std::sync::OnceLock<Option<u64>> = std::sync::OnceLock::new();
+        let said = SAID.get_or_init(|| std::env::var("NEXUS_FAULT_VERSION").ok().and_then(|text| text.parse().ok()));
+        said.unwrap_or(VERSION)
+    }
+    #[cfg(not(feature = "faults"))]
+    VERSION
+}
+
 /// Largest message that is looked at, in bytes. Ours are under 150.
 pub(crate) const MAX_BYTES: usize = 256;
 
@@ -17,7 +30,7 @@ pub(crate) enum Ignored {
     TooLong(usize),
     #[error("not a wake")]
     Malformed,
-    #[error("wire version {0} is unknown, this is version {VERSION}")]
+    #[error("wire version {0} is unknown, this is version {version}", version = version())]
     UnknownVersion(u64),
 }
 
@@ -35,7 +48,7 @@ struct Version {
 
 pub(crate) fn encode(wake: &Wake) -> Vec<u8> {
     // Cannot fail: string keys, no maps, no floats. An empty message would be ignored by its readers.
-    serde_json::to_vec(&Out { v: VERSION, wake }).unwrap_or_default()
+    serde_json::to_vec(&Out { v: version(), wake }).unwrap_or_default()
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Wake, Ignored> {
@@ -43,7 +56,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Wake, Ignored> {
         return Err(Ignored::TooLong(bytes.len()));
     }
     let version: Version = serde_json::from_slice(bytes).map_err(|_| Ignored::Malformed)?;
-    if version.v != VERSION {
+    if version.v != self::version() {
         return Err(Ignored::UnknownVersion(version.v));
     }
     match serde_json::from_slice(bytes).map_err(|_| Ignored::Malformed)? {

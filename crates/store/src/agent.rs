@@ -13,7 +13,7 @@ use crate::{Audit, Conflict, Result, Statement, Store, StoreError};
 mod hosted;
 mod row;
 
-pub use hosted::{Change, Made, change, put_made};
+pub use hosted::{Change, Made, change, put_made, raise_reader};
 pub(crate) use row::{agent_columns, agent_row};
 
 /// Most agents of one page.
@@ -63,6 +63,8 @@ pub struct Agent {
     pub event_head: Hash32,
     pub created_at: UnixMs,
     pub updated_at: UnixMs,
+    /// The lowest version of a worker that reads what is stored of it.
+    pub reader_version: u32,
 }
 
 /// The owner-signed policy event, stored verbatim.

@@ -11,9 +11,6 @@ use crate::host::Host;
 use crate::run::woken;
 use crate::turn::until;
 
-/// What this version reads: state and journals up to this format.
-pub const WIRE_VERSION: u32 = 1;
-
 /// Between beats at least, however much there is to hear.
 const CALM: Duration = Duration::from_millis(20);
 
@@ -26,7 +23,7 @@ pub async fn register(host: &Host) -> Result<(), StoreError> {
         region: config.region.clone(),
         pool: config.pool.clone(),
         capacity: config.capacity,
-        version: WIRE_VERSION,
+        version: host.version,
     };
     let fence = worker::register(&host.store, me, host.now()).await?;
     host.set_fence(Some(fence));
@@ -158,7 +155,7 @@ fn fence_self(host: &Host) {
     host.set_fence(None);
     host.interrupt_all();
     let dropped = host.roster().drop_all();
-    if !dropped.is_empty() {
-        tracing::warn!(agents = dropped.len(), "agents dropped");
+    if dropped > 0 {
+        tracing::warn!(agents = dropped, "agents dropped");
     }
 }

@@ -11,6 +11,7 @@ use nexus_core::{Generation, MonoMs, Npub};
 use nexus_store::{placement, worker};
 use tokio::task::JoinSet;
 
+use crate::error::TurnError;
 use crate::host::Host;
 
 /// Agents handed over at a time.
@@ -42,7 +43,15 @@ pub(crate) async fn run(host: &Arc<Host>, turns: &mut JoinSet<()>) {
 /// No agent is placed here from now on.
 async fn say_so(host: &Host) {
     loop {
-        let Some(fence) = host.fence() else { return };
+        let fence = match host.live_fence() {
+            Ok(fence) => fence,
+            Err(TurnError::Stale) => return,
+            // The database is away: it may be back before the deadline.
+            Err(_) => {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
         match worker::set_draining(&host.store, fence, true).await {
             Ok(()) => break,
             // Replaced or declared dead: there is nothing to hand over.
@@ -95,9 +104,16 @@ async fn hand_over(host: &Host, idle: &[(Npub, Generation)]) {
 
 /// Whether it was ours to give.
 async fn give_up(host: &Host, npub: Npub, generation: Generation) -> bool {
-    let Some(fence) = host.fence() else {
-        host.roster().drop_agent(&npub);
-        return false;
+    let fence = match host.live_fence() {
+        Ok(fence) => fence,
+        Err(TurnError::Stale) => {
+            host.roster().drop_agent(&npub);
+            return false;
+        }
+        Err(_) => {
+            tokio::time::sleep(RETRY).await;
+            return false;
+        }
     };
     match placement::give_up(&host.store, fence, npub, generation).await {
         Ok(_) => {

@@ -14,6 +14,9 @@ pub enum TurnError {
     /// The agent cannot run as it is. Shown with its reason, and tried again later.
     #[error("{text}")]
     Parked { code: &'static str, text: String, retry_ms: u64 },
+    /// Written by a later release than this worker's: left as it is, and given to one that reads it.
+    #[error("{what} has version {version}")]
+    Newer { what: String, version: u32 },
     /// The worker shuts down, or the owner said stop at once. The tick stays in its journal.
     #[error("interrupted")]
     Interrupted,

@@ -2,6 +2,9 @@
 //!
 //! Without the `faults` feature every call below is empty and the environment is not read.
 
+/// State and journals are written in this format, and read up to it.
+pub const WIRE_VERSION: u32 = nexus_core::tick::RECORD_VERSION;
+
 /// Where a tick can be stopped. `point` is the name of an effect or of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
@@ -9,10 +12,12 @@ pub enum At {
     After,
 }
 
-/// Stops the process for good at a named point, so that a test can kill it there.
+/// Something that goes wrong at a named point, for a test.
 ///
-/// With the feature, `NEXUS_FAULT=before:pay` (or `after:act#2`, the second time) writes `fault reached: before:pay`
-/// to standard error and never goes on.
+/// With the feature, `NEXUS_FAULT=before:pay` (or `after:act#2`, the second time; `#0`, each time) writes
+/// `fault reached: before:pay` to standard error and never goes on, so that a test can kill the process there.
+/// `freeze:before:pay` stops the whole process as SIGSTOP does, and goes on there after SIGCONT; `panic:…` panics;
+/// `slow-3000:…` takes so many milliseconds.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     #[cfg(feature = "faults")]
@@ -22,10 +27,21 @@ pub struct Faults {
 #[cfg(feature = "faults")]
 #[derive(Debug)]
 struct Plan {
+    course: Course,
     point: String,
+    /// 0: each time.
     nth: u32,
     hits: std::sync::atomic::AtomicU32,
     log: bool,
+}
+
+#[cfg(feature = "faults")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Hang,
+    Freeze,
+    Panic,
+    Slow(u64),
 }
 
 impl Faults {
@@ -39,6 +55,16 @@ impl Faults {
         Self::default()
     }
 
+    /// What this worker reads and writes: [`WIRE_VERSION`], or what `NEXUS_FAULT_VERSION` says in a build for tests, as
+    /// if it were of a later release.
+    pub fn version(&self) -> u32 {
+        #[cfg(feature = "faults")]
+        if let Some(version) = std::env::var("NEXUS_FAULT_VERSION").ok().and_then(|text| text.parse().ok()) {
+            return version;
+        }
+        WIRE_VERSION
+    }
+
     /// Passes a point, or stops there.
     #[cfg(feature = "faults")]
     pub async fn pass(&self, at: At, name: &str) {
@@ -50,9 +76,25 @@ impl Faults {
         if plan.log {
             let _ = writeln!(std::io::stderr(), "fault point: {point}");
         }
-        if plan.point == point && plan.hits.fetch_add(1, Ordering::SeqCst) + 1 == plan.nth {
-            let _ = writeln!(std::io::stderr(), "fault reached: {point}");
-            std::future::pending::<()>().await;
+        if plan.point != point {
+            return;
+        }
+        let hit = plan.hits.fetch_add(1, Ordering::SeqCst) + 1;
+        if plan.nth != 0 && hit != plan.nth {
+            return;
+        }
+        let _ = writeln!(std::io::stderr(), "fault reached: {point}");
+        match plan.course {
+            Course::Hang => std::future::pending().await,
+            Course::Slow(ms) => tokio::time::sleep(std::time::Duration::from_millis(ms)).await,
+            #[expect(clippy::panic, reason = "what this fault is")]
+            Course::Panic => panic!("fault reached: {point}"),
+            Course::Freeze => {
+                // Comes back when somebody sends SIGCONT, and everything that this process waited for is long over.
+                let id = std::process::id().to_string();
+                let _ = std::process::Command::new("kill").args(["-STOP", &id]).status();
+                let _ = writeln!(std::io::stderr(), "fault passed: {point}");
+            }
         }
     }
 
@@ -64,8 +106,17 @@ impl Faults {
 #[cfg(feature = "faults")]
 impl Plan {
     fn parse(text: &str) -> Self {
+        let (course, text) = match text.split_once(':') {
+            Some(("freeze", rest)) => (Course::Freeze, rest),
+            Some(("panic", rest)) => (Course::Panic, rest),
+            Some((slow, rest)) if slow.starts_with("slow-") => {
+                (Course::Slow(slow["slow-".len()..].parse().unwrap_or(1_000)), rest)
+            }
+            _ => (Course::Hang, text),
+        };
         let (point, nth) = text.split_once('#').unwrap_or((text, "1"));
         Self {
+            course,
             point: point.to_owned(),
             nth: nth.parse().unwrap_or(1),
             hits: std::sync::atomic::AtomicU32::new(0),

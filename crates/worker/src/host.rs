@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
+use crate::error::TurnError;
 use crate::faults::Faults;
 use crate::market::Market;
 use crate::relays::Relays;
@@ -59,6 +60,8 @@ pub(crate) struct Host {
     pub pool: Arc<PoolIdentity>,
     pub config: WorkerConfig,
     pub faults: Faults,
+    /// What it reads and writes.
+    pub version: u32,
     pub market: Market,
     pub shutdown: CancellationToken,
     /// Beats go over this one.
@@ -139,6 +142,7 @@ impl Host {
             wallets: parts.wallets,
             pool: parts.pool,
             config: parts.config,
+            version: parts.faults.version(),
             faults: parts.faults,
             market: Market::default(),
             shutdown,
@@ -170,6 +174,16 @@ impl Host {
     /// The fence to write under; none while this worker has to fence itself.
     pub fn fence(&self) -> Option<Fence> {
         if self.mono() >= self.lease_ends() { None } else { *locked(&self.fence) }
+    }
+
+    /// The fence for a turn's writes. A lease that ended is no verdict: the next beat may find it whole, and then nobody says
+    /// again which agents are ours, so none is dropped for it.
+    pub fn live_fence(&self) -> Result<Fence, TurnError> {
+        match self.raw_fence() {
+            None => Err(TurnError::Stale),
+            Some(fence) if self.mono() < self.lease_ends() => Ok(fence),
+            Some(_) => Err(TurnError::Interrupted),
+        }
     }
 
     /// The fence as registered, whether or not the lease has ended.

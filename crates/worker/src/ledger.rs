@@ -26,7 +26,7 @@ pub(crate) struct Pen<'a> {
 impl Pen<'_> {
     /// The fence to write under. None of it holds once the lease is near its end.
     pub fn fence(&self) -> Result<Fence, TurnError> {
-        self.host.fence().ok_or(TurnError::Stale)
+        self.host.live_fence()
     }
 
     pub fn now(&self) -> UnixMs {

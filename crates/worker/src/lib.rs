@@ -31,7 +31,7 @@ mod wallet;
 
 pub use config::WorkerConfig;
 pub use error::WorkerError;
-pub use faults::Faults;
+pub use faults::{Faults, WIRE_VERSION};
 pub use host::{Extras, WorkerParts};
 pub use relays::Relays;
 pub use run::{run, run_with};

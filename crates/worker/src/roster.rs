@@ -17,6 +17,8 @@ struct Seat {
     taken: bool,
     /// Woken during its turn: look again right after.
     woken: bool,
+    /// Given up during its turn, which ends first: should the agent come back meanwhile, it has one turn at a time still.
+    gone: bool,
 }
 
 /// Seats of agents, ordered by when they are due.
@@ -33,6 +35,7 @@ impl Roster {
             Some(seat) if seat.taken => {
                 seat.generation = seat.generation.max(generation);
                 seat.woken = true;
+                seat.gone = false;
             }
             Some(seat) => {
                 self.timers.remove(&(seat.due, npub));
@@ -41,7 +44,7 @@ impl Roster {
                 self.timers.insert((seat.due, npub));
             }
             None => {
-                self.seats.insert(npub, Seat { generation, due, taken: false, woken: false });
+                self.seats.insert(npub, Seat { generation, due, taken: false, woken: false, gone: false });
                 self.timers.insert((due, npub));
             }
         }
@@ -49,20 +52,26 @@ impl Roster {
 
     /// Gives an agent up. A turn under way finds its writes refused by the fence.
     pub fn drop_agent(&mut self, npub: &Npub) {
-        if let Some(seat) = self.seats.remove(npub) {
-            self.timers.remove(&(seat.due, *npub));
+        match self.seats.get_mut(npub) {
+            Some(seat) if seat.taken => seat.gone = true,
+            Some(seat) => {
+                self.timers.remove(&(seat.due, *npub));
+                self.seats.remove(npub);
+            }
+            None => {}
         }
     }
 
-    /// Gives all up, and says who they were.
-    pub fn drop_all(&mut self) -> Vec<Npub> {
-        self.timers.clear();
-        self.seats.drain().map(|(npub, _)| npub).collect()
+    /// Gives all up. Returns how many they were.
+    pub fn drop_all(&mut self) -> usize {
+        let all: Vec<Npub> = self.seats.iter().filter(|(_, seat)| !seat.gone).map(|(npub, _)| *npub).collect();
+        all.iter().for_each(|npub| self.drop_agent(npub));
+        all.len()
     }
 
     /// Has an agent looked at now; right after its turn if one is under way. False if it is not held here.
     pub fn wake(&mut self, npub: &Npub, now: MonoMs) -> bool {
-        let Some(seat) = self.seats.get_mut(npub) else { return false };
+        let Some(seat) = self.seats.get_mut(npub).filter(|seat| !seat.gone) else { return false };
         if seat.taken {
             seat.woken = true;
         } else if seat.due > now {
@@ -92,9 +101,22 @@ impl Roster {
         if !seat.taken {
             return;
         }
+        if seat.gone {
+            self.seats.remove(npub);
+            return;
+        }
         seat.taken = false;
         seat.due = if seat.woken { now } else { due };
         self.timers.insert((seat.due, *npub));
+    }
+
+    /// Ends a turn that found its agent to be no longer ours at `generation`. One that came back meanwhile, at a later
+    /// generation, is due now.
+    pub fn lost(&mut self, npub: &Npub, generation: Generation, now: MonoMs) {
+        if let Some(seat) = self.seats.get_mut(npub).filter(|seat| seat.taken) {
+            seat.gone |= seat.generation <= generation;
+        }
+        self.finish(npub, now, now);
     }
 
     /// The wall clock jumped ahead: every timer but the never ones fires so much sooner. Being early is harmless.
@@ -144,10 +166,28 @@ mod tests {
         assert_eq!(roster.take_due(MonoMs(12)), Some((npub, Generation(1))));
     }
 
+    #[test]
+    fn an_agent_that_comes_back_during_its_turn_is_not_lost() {
+        let npub = Npub::from_bytes([1; 32]);
+        let mut roster = Roster::default();
+        roster.seat(npub, Generation(1), MonoMs(0));
+        assert_eq!(roster.take_due(MonoMs(0)), Some((npub, Generation(1))));
+        // Declared dead, registered again, given the agent again: all while a turn of old is still ending.
+        assert_eq!(roster.drop_all(), 1);
+        assert!(!roster.wake(&npub, MonoMs(1)));
+        roster.seat(npub, Generation(3), MonoMs(1));
+        assert_eq!(roster.take_due(MonoMs(2)), None, "one turn at a time");
+        roster.lost(&npub, Generation(1), MonoMs(2));
+        assert_eq!(roster.take_due(MonoMs(2)), Some((npub, Generation(3))));
+        // And one that does not come back is forgotten.
+        roster.lost(&npub, Generation(3), MonoMs(3));
+        assert!(roster.is_empty());
+    }
+
     proptest! {
         /// Every held agent is either in its turn or has exactly one timer.
         #[test]
-        fn nobody_is_forgotten(steps in prop::collection::vec((0_u8..7, 0_u8..4, 0_u64..50), 1..200)) {
+        fn nobody_is_forgotten(steps in prop::collection::vec((0_u8..9, 0_u8..4, 0_u64..50), 1..200)) {
             let mut roster = Roster::default();
             let mut now = 0;
             for (step, who, amount) in steps {
@@ -158,6 +198,9 @@ mod tests {
                     2 => { roster.wake(&npub, MonoMs(now)); }
                     3 => { roster.take_due(MonoMs(now)); }
                     4 => roster.hurry(amount),
+                    6 => roster.lost(&npub, Generation(i64::try_from(amount % 3).unwrap()), MonoMs(now)),
+                    7 => { roster.drop_all(); }
+                    8 => roster.seat(npub, Generation(i64::try_from(amount % 3).unwrap()), MonoMs(now + amount)),
                     5 => roster.finish(&npub, MonoMs(now + amount), MonoMs(now)),
                     _ => now += amount,
                 }

@@ -120,7 +120,7 @@ async fn one_turn(host: &Arc<Host>, npub: Npub, generation: Generation) {
         After::At(due) => host.roster().finish(&npub, due, host.mono()),
         After::Drop => {
             tracing::debug!(npub = %npub.short(), "dropped");
-            host.roster().drop_agent(&npub);
+            host.roster().lost(&npub, generation, host.mono());
         }
     }
     host.notify.notify_one();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexus_core::availability::{Availability, Month};
 use nexus_core::budget::Window;
 use nexus_core::event::EventBody;
-use nexus_core::tick::{ActionOutcome, End, Failure, Plan, RECORD_VERSION, Record, Step, Tick};
+use nexus_core::tick::{ActionOutcome, End, Failure, Plan, Record, Step, Tick};
 use nexus_core::trigger::Trigger;
 use nexus_core::{Hash32, MonoMs, Msat, TickId, UnixMs};
 use nexus_lightning::WalletDriver;
@@ -74,7 +74,7 @@ fn sealed_record(
     Ok(journal::Record {
         seq,
         kind: record.kind().to_owned(),
-        version: i32::try_from(RECORD_VERSION).unwrap_or(i32::MAX),
+        version: i32::try_from(pen.host.version).unwrap_or(i32::MAX),
         class: record.idempotency().to_owned(),
         // Of the ciphertext: a digest of the clear record could be guessed from.
         digest: Hash32::sha256(&blob),
@@ -161,7 +161,11 @@ pub(crate) async fn resume<'a>(
     let id = open.tick.id;
     let mut records = Vec::with_capacity(open.records.len());
     for row in &open.records {
-        if row.version != i32::try_from(RECORD_VERSION).unwrap_or(i32::MAX) {
+        let version = u32::try_from(row.version).unwrap_or(0);
+        if version > pen.host.version {
+            return Err(TurnError::Newer { what: format!("journal record `{}`", row.kind), version });
+        }
+        if version == 0 {
             return Err(unreadable(format!("journal record {} has version {}", row.kind, row.version)));
         }
         let purpose = Purpose::Journal { tick_id: id, seq: u32::try_from(row.seq).unwrap_or(u32::MAX) };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nexus_bus::Wake;
 use nexus_core::budget::{Window, believe};
 use nexus_core::gate::{self, Refusal, Standing};
 use nexus_core::lifecycle::{self, Lifecycle};
@@ -13,7 +14,7 @@ use nexus_lightning::WalletDriver;
 use nexus_store::agent::{self, Agent, Change};
 use nexus_store::event::NewEvent;
 use nexus_store::tick::Skip;
-use nexus_store::{Conflict, StoreError, inbox, payment, tick as ticks, wallet_request};
+use nexus_store::{Conflict, StoreError, inbox, payment, placement, tick as ticks, wallet_request};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::TurnError;
@@ -43,6 +44,9 @@ const CRASH_LOOP_MS: u64 = 900_000;
 const POLICY_RETRY_MS: u64 = 60_000;
 /// Between looks at providers when none would take the job.
 const NO_PROVIDER_MS: i64 = 5_000;
+/// The reason of an agent that a newer worker wrote, and when it is looked at again at the latest.
+const NEWER: &str = "newer_version";
+const NEWER_RETRY_MS: i64 = 60_000;
 
 /// Takes a turn, and turns every error into a reason and a next attempt.
 pub(crate) async fn take(host: &Arc<Host>, npub: Npub, generation: Generation, stop: &CancellationToken) -> After {
@@ -54,6 +58,7 @@ pub(crate) async fn take(host: &Arc<Host>, npub: Npub, generation: Generation, s
         Err(TurnError::Stale) => After::Drop,
         Err(TurnError::Interrupted) => After::At(host.mono()),
         Err(TurnError::Store(error)) => failed(host, npub, generation, &error).await,
+        Err(TurnError::Newer { what, version }) => hand_back(host, npub, generation, &what, version).await,
         Err(TurnError::Parked { code, text, retry_ms }) => {
             tracing::info!(npub = %npub.short(), code, "parked");
             host.vitals.parked(code);
@@ -104,6 +109,36 @@ async fn park(host: &Host, npub: Npub, generation: Generation, code: &str, text:
     }
 }
 
+/// What this worker can't read it leaves as it is. The agent is given back, and waits under this reason for a worker that
+/// can.
+async fn hand_back(host: &Arc<Host>, npub: Npub, generation: Generation, what: &str, version: u32) -> After {
+    host.vitals.parked(NEWER);
+    let text =
+        format!("{what} has version {version}, this worker reads up to {}; it waits for an upgraded one", host.version);
+    tracing::warn!(npub = %npub.short(), version, what, "written by a newer worker; given back");
+    let retry = host.now().plus_ms(NEWER_RETRY_MS);
+    let given = async {
+        let agent = agent::get(&host.store, npub).await?.ok_or(TurnError::Stale)?;
+        let generation = agent.generation.max(generation);
+        let pen = Pen { host, npub, generation };
+        agent::raise_reader(&host.store, pen.fence()?, npub, generation, version).await?;
+        pen.reason(&agent, Some(Reason::new(NEWER, text)), Some(retry)).await?;
+        placement::give_up(&host.store, pen.fence()?, npub, generation).await?;
+        Ok::<(), TurnError>(())
+    };
+    match given.await {
+        Ok(()) => {
+            host.bus.publish(Wake::Reconcile);
+            After::Drop
+        }
+        Err(TurnError::Stale) => After::Drop,
+        Err(error) => {
+            tracing::warn!(npub = %npub.short(), %error, "giving an agent back; tried again");
+            After::At(host.mono().plus_ms(backoff(host, npub)))
+        }
+    }
+}
+
 /// A turn that panicked: the agent waits, longer each time, with its reason shown; after some times in a row, for long.
 pub(crate) async fn park_crashed(host: &Arc<Host>, npub: Npub, generation: Generation) -> After {
     host.vitals.crashed();
@@ -130,6 +165,12 @@ async fn attempt(
         return Err(TurnError::Stale);
     }
     let pen = Pen { host, npub, generation: agent.generation };
+    if agent.reader_version > host.version {
+        return Err(TurnError::Newer {
+            what: "what is stored of this agent".to_owned(),
+            version: agent.reader_version,
+        });
+    }
     let publish_in = recover::publications(&pen).await?;
     let open = ticks::open(&host.store, npub).await?;
     let requests = wallet_request::waiting(&host.store, npub, host.now()).await?;
@@ -139,6 +180,10 @@ async fn attempt(
         return Ok(After::At(due_in(host, publish_in)));
     }
 
+    if agent.reader_version < host.version {
+        // Before the first write that an older worker can't read.
+        agent::raise_reader(&host.store, pen.fence()?, npub, pen.generation, host.version).await?;
+    }
     let mut opened = unlock(host, &agent).await?;
     if agent.custody != CustodyState::Ready {
         let change = Change { custody: Some(CustodyState::Ready), ..Change::default() };

@@ -124,7 +124,7 @@ async fn make_keys(host: &Host, agent: &Agent, secrets: &AgentSecrets) -> Result
         ciphertext: wrap.ciphertext.clone(),
     });
     let made = Made { wraps: stored.collect(), inbox_recipient: Some(keys.inbox.recipient().to_string()), state: None };
-    let fence = host.fence().ok_or(TurnError::Stale)?;
+    let fence = host.live_fence()?;
     agent::put_made(&host.store, fence, agent.npub, agent.generation, host.now(), made).await?;
     // Another worker may have been first: what is stored counts.
     let wraps = agent::wraps(&host.store, agent.npub).await?;
@@ -171,7 +171,7 @@ async fn remember_policy(host: &Host, generation: Generation, opened: &mut Opene
 pub(crate) async fn save_state(host: &Host, generation: Generation, opened: &mut Opened) -> Result<(), TurnError> {
     let state = seal_state(host, opened)?;
     let version = state.version;
-    let fence = host.fence().ok_or(TurnError::Stale)?;
+    let fence = host.live_fence()?;
     let made = Made { wraps: Vec::new(), inbox_recipient: None, state: Some(state) };
     agent::put_made(&host.store, fence, opened.npub, generation, host.now(), made).await?;
     opened.stored_version = version;

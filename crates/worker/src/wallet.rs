@@ -93,7 +93,7 @@ pub(crate) async fn answer(
             Ok(wallet) => one(host, agent.npub, &*wallet, &request).await,
             Err(error) => Answer::Failed(error.to_string()),
         };
-        let fence = host.fence().ok_or(TurnError::Stale)?;
+        let fence = host.live_fence()?;
         let stored =
             wallet_request::answer(&host.store, fence, agent.npub, agent.generation, &request.id, answer).await;
         match stored {

@@ -50,6 +50,15 @@ pub async fn change(
     draft.write(store).await
 }
 
+/// Notes, before the first of it is written, that only workers of `version` and above read what is stored from now on.
+/// Never lowered.
+pub async fn raise_reader(store: &Store, fence: Fence, npub: Npub, generation: Generation, version: u32) -> Result<()> {
+    let mut draft = Draft::hosted("note which workers read an agent", fence, npub, generation);
+    let sql = "UPDATE agent SET reader_version = ?2 WHERE npub = ?1 AND reader_version < ?2";
+    draft.push(Statement::write(sql, params![npub, version]));
+    draft.write(store).await.map(|_| ())
+}
+
 /// Stores what the worker made at the first start. Wraps that exist are left.
 pub async fn put_made(
     store: &Store,
