@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use nexus_core::placement::Failover;
 
 use super::Rest;
 
@@ -104,6 +105,12 @@ pub struct CreateArgs {
     /// Label as key=value; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
+    /// Region it is at home in; anywhere without one
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Where it goes while no worker lives in its region
+    #[arg(long, value_enum, requires = "region")]
+    pub failover: Option<FailoverArg>,
     /// Who can use its key
     #[arg(long, value_enum, default_value_t = CustodyArg::Sealed)]
     pub custody: CustodyArg,
@@ -127,6 +134,23 @@ pub enum CustodyArg {
     Attended,
     Bunker,
     Threshold,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailoverArg {
+    /// To any other region, and home again later
+    Anywhere,
+    /// It waits for its home
+    Never,
+}
+
+impl From<FailoverArg> for Failover {
+    fn from(arg: FailoverArg) -> Self {
+        match arg {
+            FailoverArg::Anywhere => Self::Anywhere,
+            FailoverArg::Never => Self::Never,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -205,6 +229,12 @@ pub struct ConfigArgs {
     /// Add or change a label, as key=value; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
+    /// Region it is at home in
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Where it goes while no worker lives in its region
+    #[arg(long, value_enum)]
+    pub failover: Option<FailoverArg>,
     /// Any field of the configuration, as JSON merged over it
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,

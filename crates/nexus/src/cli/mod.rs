@@ -158,6 +158,8 @@ mod tests {
             "context show",
             "agent create bob --goal one --goal two --heartbeat 15m --custody sealed --passphrase-file p --start",
             "agent create bob --mnemonic-file m --persona-file p --label team=a --relay wss://r",
+            "agent create bob --region eu --failover never",
+            "agent set bob --region eu --failover anywhere",
             "agent list --json",
             "agents list",
             "agent status bob",

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -26,8 +25,6 @@ use super::base::Base;
 
 /// A database that takes longer to answer is not there.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Answers under way have this long to end when the process stops.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// What is looked at.
 pub struct Health {
@@ -50,6 +47,7 @@ struct Gauges {
     bus_published: Gauge,
     bus_dropped: Gauge,
     bus_received: Gauge,
+    bus_ignored: Gauge,
 }
 
 impl Gauges {
@@ -62,6 +60,7 @@ impl Gauges {
         registry.register("nexus_bus_published", "Wakes sent", made.bus_published.clone());
         registry.register("nexus_bus_dropped", "Wakes given up before they left", made.bus_dropped.clone());
         registry.register("nexus_bus_received", "Wakes that came in", made.bus_received.clone());
+        registry.register("nexus_bus_ignored", "Messages that were no wake of this version", made.bus_ignored.clone());
         made
     }
 }
@@ -99,27 +98,19 @@ impl Health {
         gauges.bus_published.set(count(health.published));
         gauges.bus_dropped.set(count(health.dropped));
         gauges.bus_received.set(count(health.received));
+        gauges.bus_ignored.set(count(health.ignored));
     }
 }
 
-/// Listens until the process stops.
-pub async fn serve(health: Arc<Health>, listener: TcpListener) -> anyhow::Result<()> {
-    let stop = health.stop.clone();
+/// Answers until it is dropped, which is when the role has ended.
+pub async fn serve(health: Arc<Health>, listener: TcpListener) {
     let router = Router::new()
         .route("/healthz", get(async || Json(json!({ "alive": true }))))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(health);
-    let asked = stop.clone();
-    let served = axum::serve(listener, router).with_graceful_shutdown(async move { asked.cancelled().await });
-    let served = async { served.await.context("serving health and metrics") };
-    let cut = async {
-        stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        served = served => served,
-        () = cut => Ok(()),
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "serving health and metrics");
     }
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::cli::{Cli, Command};
@@ -37,11 +38,13 @@ pub struct Role {
     name: &'static str,
     roles: Roles,
     limit: Duration,
+    /// Answers to the end: that a role stops, and at what it still is, is asked while it does.
+    health: Option<AbortOnDropHandle<()>>,
 }
 
 impl Role {
     pub fn new(base: Base, name: &'static str) -> Self {
-        Self { base, name, roles: Roles::default(), limit: STOP_TIMEOUT }
+        Self { base, name, roles: Roles::default(), limit: STOP_TIMEOUT, health: None }
     }
 
     /// For a role that takes longer to stop.
@@ -57,8 +60,8 @@ impl Role {
     }
 
     /// Its health listener.
-    pub fn serve_beside(&mut self, health: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-        self.roles.start("health listener", health);
+    pub fn serve_beside(&mut self, health: impl Future<Output = ()> + Send + 'static) {
+        self.health = Some(AbortOnDropHandle::new(tokio::spawn(health)));
     }
 
     /// Waits for something, unless the role is told to stop before: then false.

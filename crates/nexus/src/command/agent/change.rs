@@ -13,7 +13,8 @@ pub async fn run(session: &Session, args: &ConfigArgs) -> anyhow::Result<()> {
     let change = wanted(args)?;
     if change.is_empty() {
         return Err(Error::Usage(
-            "nothing to change\n  next: give --heartbeat, --about, --relay, --label or --file".to_owned(),
+            "nothing to change\n  next: give --heartbeat, --about, --relay, --label, --region, --failover or --file"
+                .to_owned(),
         )
         .into());
     }
@@ -46,6 +47,12 @@ fn wanted(args: &ConfigArgs) -> Result<Map<String, Value>, Error> {
     }
     if let Some(about) = &args.about {
         change.insert("about".to_owned(), json!(about));
+    }
+    if let Some(region) = &args.region {
+        change.insert("region".to_owned(), json!(region));
+    }
+    if let Some(failover) = args.failover {
+        change.insert("failover".to_owned(), json!(nexus_core::placement::Failover::from(failover)));
     }
     if !args.relay.is_empty() {
         change.insert("relays".to_owned(), json!(args.relay));

@@ -109,6 +109,8 @@ fn draft(args: &CreateArgs, passphrase: Passphrase) -> Result<Draft, Error> {
         relays: args.relay.clone(),
         labels: args.label.iter().cloned().collect(),
         about: args.about.clone().unwrap_or_default(),
+        region: args.region.clone(),
+        failover: args.failover.map_or(defaults.failover, Into::into),
         ..defaults
     };
     Ok(Draft {

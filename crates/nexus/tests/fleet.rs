@@ -1,0 +1,301 @@
+//! Real faults against a real fleet: PostgreSQL, NATS, two control planes, four workers in two regions, a relay and a
+//! provider, each a process, while people write to the agents without a pause.
+//!
+//! After each fault: every message that the relay took is answered once, no job is paid twice, the development network's
+//! books and the store's agree, every chain of events verifies, and everyone ticks.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+#![expect(clippy::disallowed_methods, reason = "these tests wait for real processes, by the real clock")]
+
+mod common;
+#[path = "common/fleet.rs"]
+mod fleet;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use common::eventually;
+use fleet::{STUCK_SECS, fleet};
+use nexus_testkit::proxy::{Proxy, Rule, Upstream};
+use serde_json::Value;
+
+/// What a worker says when it hears that it was given up.
+const BURIED: &str = "this worker was declared dead or replaced";
+
+#[test]
+fn a_worker_frozen_longer_than_its_lease() {
+    let mut fleet = fleet();
+    let load = fleet.load();
+    load.round();
+    let (id, agents) = (fleet.worker_id("worker-1"), fleet.agents_of("worker-1"));
+    fleet.signal("worker-1", "STOP");
+    fleet.moved(&id, &agents, STUCK_SECS);
+    load.round();
+    let heard = fleet.log("worker-1").matches(BURIED).count();
+    fleet.signal("worker-1", "CONT");
+    let again = eventually(STUCK_SECS, || (fleet.log("worker-1").matches(BURIED).count() > heard).then_some(()));
+    assert!(again.is_some(), "it goes on as if nothing had happened");
+    fleet.holds(load, "frozen");
+}
+
+/// The worst moments to freeze: right before something leaves or is written. When the process goes on, its next
+/// instruction is the one that must have no effect.
+#[test]
+fn a_worker_frozen_with_something_in_its_hands() {
+    let points = [
+        ("worker-5", "eu", "before:dispatch"),
+        ("worker-6", "eu", "before:act"),
+        ("worker-7", "us", "before:commit"),
+        ("worker-8", "us", "before:publish_request"),
+    ];
+    let mut fleet = fleet();
+    for (worker, region, point) in points {
+        fleet.order(&format!("worker {worker} {region} NEXUS_FAULT=freeze:{point}"));
+    }
+    for (worker, ..) in points {
+        fleet.has_agents(worker);
+    }
+    let load = fleet.load();
+    for (worker, _, point) in points {
+        let frozen = eventually(STUCK_SECS, || fleet.is_frozen(worker).then_some(()));
+        assert!(frozen.is_some(), "{worker} did not reach {point}");
+    }
+    for (worker, ..) in points {
+        let agents = fleet.agents_of(worker);
+        fleet.moved(&fleet.worker_id(worker), &agents, STUCK_SECS);
+    }
+    // Their ticks are resumed and ended elsewhere before the first owners wake.
+    load.round();
+    for (worker, _, point) in points {
+        fleet.signal(worker, "CONT");
+        fleet.says(worker, &format!("fault passed: {point}"), STUCK_SECS);
+        fleet.says(worker, BURIED, STUCK_SECS);
+    }
+    fleet.holds(load, "frozen in the act");
+}
+
+#[test]
+fn a_worker_killed() {
+    let mut fleet = fleet();
+    let load = fleet.load();
+    load.round();
+    let (id, agents) = (fleet.worker_id("worker-2"), fleet.agents_of("worker-2"));
+    fleet.kill("worker-2");
+    fleet.moved(&id, &agents, STUCK_SECS);
+    fleet.restart("worker-2");
+    fleet.holds(load, "killed");
+}
+
+#[test]
+fn the_database_restarts() {
+    let mut fleet = fleet();
+    let load = fleet.load();
+    for how in ["stop", "crash"] {
+        load.round();
+        fleet.order(&format!("postgres {how}"));
+        for role in ["worker-1", "relay", "control-1"] {
+            let told = eventually(30, || Some(fleet.get(role, "/readyz")).filter(|(status, _)| *status == 503));
+            let (_, body) = told.unwrap_or_else(|| panic!("{role} is ready without a database"));
+            assert!(body.contains("the database does not answer"), "{role}: {body}");
+            assert_eq!(fleet.get(role, "/healthz").0, 200, "{role} lives");
+        }
+        fleet.order("postgres start");
+        let ready = eventually(STUCK_SECS, || {
+            ["worker-1", "relay", "control-1"].iter().all(|role| fleet.get(role, "/readyz").0 == 200).then_some(())
+        });
+        assert!(ready.is_some(), "{how}: not ready again");
+    }
+    fleet.holds(load, "the database restarted");
+}
+
+#[test]
+fn the_bus_restarts_and_stays_away() {
+    let mut fleet = fleet();
+    let load = fleet.load();
+    load.round();
+    fleet.order("nats stop");
+    fleet.order("nats start");
+    load.round();
+    fleet.order("nats stop");
+    for role in ["worker-1", "relay", "control-1"] {
+        let told = eventually(30, || Some(fleet.get(role, "/readyz")).filter(|(_, body)| body.contains("no bus")));
+        let (status, body) = told.unwrap_or_else(|| panic!("{role} does not notice that the bus is away"));
+        assert_eq!(status, 200, "{role}: without a bus everything goes on: {body}");
+    }
+    // Without a bus, only slower: everything is settled before it comes back.
+    fleet.holds(load, "no bus");
+    fleet.order("nats start");
+    let connected = eventually(STUCK_SECS, || (!fleet.get("worker-1", "/readyz").1.contains("no bus")).then_some(()));
+    assert!(connected.is_some(), "the bus is not found again");
+}
+
+/// Both wires stall: what was sent arrives late, after the worker was given up. Its relay, the development network and
+/// the provider stay in reach, which a worker that is really cut off would not have.
+#[test]
+fn a_worker_cut_off() {
+    let mut fleet = fleet();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let wire = |port: &Value| {
+        let port = u16::try_from(port.as_u64().unwrap()).unwrap();
+        runtime.block_on(Proxy::start(Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))))
+    };
+    let (database, bus) = (wire(&fleet.ready["postgres"]), wire(&fleet.ready["nats"]));
+    fleet.order(&format!(
+        "worker worker-5 eu NEXUS_DATABASE_POSTGRES_PORT={} NEXUS_BUS_NATS_URLS=nats://127.0.0.1:{}",
+        database.port(),
+        bus.port()
+    ));
+    fleet.has_agents("worker-5");
+    let load = fleet.load();
+    load.round();
+    let (id, agents) = (fleet.worker_id("worker-5"), fleet.agents_of("worker-5"));
+    for wire in [&database, &bus] {
+        wire.set(Rule::HoldBefore(Vec::new()));
+    }
+    fleet.moved(&id, &agents, STUCK_SECS);
+    let (status, body) = fleet.get("worker-5", "/readyz");
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("fenced itself"), "{body}");
+    load.round();
+    for wire in [&database, &bus] {
+        wire.set(Rule::Pass);
+    }
+    fleet.says("worker-5", BURIED, STUCK_SECS);
+    let ready = eventually(STUCK_SECS, || (fleet.get("worker-5", "/readyz").0 == 200).then_some(()));
+    assert!(ready.is_some(), "it does not come back: {:?}", fleet.get("worker-5", "/readyz"));
+    fleet.holds(load, "cut off");
+    // Its wires end with this test.
+    fleet.kill("worker-5");
+}
+
+/// Which of the two places agents now.
+fn active(fleet: &fleet::Fleet, among: &[&str]) -> Option<String> {
+    let places = |control: &&&str| fleet.view(control).is_some_and(|view| view["places_agents"] == true);
+    among.iter().find(places).map(|control| (*control).to_owned())
+}
+
+fn takes_over(fleet: &fleet::Fleet, control: &str) {
+    let asked = Instant::now();
+    let taken = eventually(STUCK_SECS, || active(fleet, &[control]));
+    assert!(taken.is_some(), "{control} does not take over");
+    println!("{control} took over within {:?}", asked.elapsed());
+}
+
+#[test]
+fn the_active_control_plane_is_killed_and_then_frozen() {
+    let mut fleet = fleet();
+    let controls = ["control-1", "control-2"];
+    let load = fleet.load();
+    load.round();
+    let first = eventually(STUCK_SECS, || active(&fleet, &controls)).expect("somebody places agents");
+    let second = if first == "control-1" { "control-2" } else { "control-1" };
+    fleet.kill(&first);
+    takes_over(&fleet, second);
+    // It sees a worker die, and places its agents.
+    let (id, agents) = (fleet.worker_id("worker-3"), fleet.agents_of("worker-3"));
+    fleet.kill("worker-3");
+    fleet.moved(&id, &agents, STUCK_SECS);
+    fleet.restart(&first);
+    fleet.restart("worker-3");
+
+    // Frozen, it is replaced; what it had in mind when it wakes is not done.
+    fleet.signal(second, "STOP");
+    takes_over(&fleet, &first);
+    let term = fleet.number("SELECT term FROM reconciler");
+    let (id, agents) = (fleet.worker_id("worker-4"), fleet.agents_of("worker-4"));
+    fleet.kill("worker-4");
+    fleet.moved(&id, &agents, STUCK_SECS);
+    fleet.signal(second, "CONT");
+    fleet.says(second, "another reconciler took the term", STUCK_SECS);
+    let placed = fleet.metric(second, "nexus_placements_total");
+    fleet.restart("worker-4");
+    load.round();
+    assert_eq!(fleet.metric(second, "nexus_placements_total"), placed, "a stale term placed agents");
+    assert_eq!(fleet.number("SELECT term FROM reconciler"), term, "one term since the freeze");
+    fleet.holds(load, "control planes");
+}
+
+#[test]
+fn told_to_stop_with_ticks_under_way() {
+    let faults = [
+        // Its tick ends in time.
+        ("worker-5", "slow-3000:before:await_result", 20_000),
+        // Its tick never ends, and neither does the patience of whoever told it to stop.
+        ("worker-6", "before:await_result", 20_000),
+        // Its tick never ends, and its time does.
+        ("worker-7", "before:await_result", 2_000),
+    ];
+    let mut fleet = fleet();
+    for (worker, fault, drain_ms) in faults {
+        fleet.order(&format!("worker {worker} eu NEXUS_FAULT={fault} NEXUS_WORKER_DRAIN_MS={drain_ms}"));
+    }
+    for (worker, ..) in faults {
+        fleet.has_agents(worker);
+    }
+    let load = fleet.load();
+    for (worker, ..) in faults {
+        fleet.says(worker, "fault reached", STUCK_SECS);
+        fleet.signal(worker, "TERM");
+    }
+    fleet.says("worker-5", "draining", 30);
+    let (status, body) = fleet.get("worker-6", "/readyz");
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("hands its agents over"), "{body}");
+    assert_eq!(fleet.wait("worker-5"), 0, "it ended in order");
+    assert_eq!(fleet.load_of("worker-5"), 0, "it handed everything over");
+    fleet.says("worker-5", "signed off", 0);
+    assert!(!fleet.log("worker-5").contains("not everything was handed over"), "in time");
+
+    let told = Instant::now();
+    fleet.signal("worker-6", "TERM");
+    assert_eq!(fleet.wait("worker-6"), 1, "a second signal cuts it off");
+    assert!(told.elapsed() < Duration::from_secs(15), "at once: {:?}", told.elapsed());
+    assert_eq!(fleet.wait("worker-7"), 0);
+    fleet.says("worker-7", "not everything was handed over in time", 0);
+    fleet.holds(load, "told to stop");
+}
+
+#[test]
+fn a_region_is_lost_and_comes_back() {
+    let mut fleet = fleet();
+    let home = "SELECT COUNT(*) FROM agent a JOIN worker w USING (worker_id) WHERE a.region = 'eu' AND w.region = 'eu'";
+    let all_home = eventually(STUCK_SECS, || (fleet.number(home) == 4).then_some(()));
+    assert!(all_home.is_some(), "everyone at home before: {:?}", fleet.number(home));
+    fleet.kill("worker-1");
+    fleet.kill("worker-2");
+    let away = "SELECT COUNT(*) FROM agent a JOIN worker w USING (worker_id) WHERE a.region = 'eu' AND w.region = 'us'";
+    let moved = eventually(STUCK_SECS, || (fleet.number(away) == 3).then_some(()));
+    assert!(moved.is_some(), "those that may leave are elsewhere: {}", fleet.number(away));
+    // Who may not leave waits, and everybody can see why.
+    let waits = eventually(STUCK_SECS, || {
+        let status = fleet.ok(&["agent", "status", "dora"]);
+        let told = status["reason"]["code"] == "no_worker_in_region" && status["next_attempt_at_ms"].is_i64();
+        told.then_some(())
+    });
+    assert!(waits.is_some(), "{}", fleet.ok(&["agent", "status", "dora"]));
+    let seen = eventually(30, || {
+        let view = fleet.view("control-1")?;
+        let waiting = view["waiting"].as_array()?.iter().any(|row| row["code"] == "no_worker_in_region");
+        (waiting && view["agents"]["away"] == 3).then_some(())
+    });
+    assert!(seen.is_some(), "{:?}", fleet.view("control-1"));
+
+    let load = fleet.load();
+    fleet.restart("worker-1");
+    fleet.restart("worker-2");
+    let back = fleet::now_ms();
+    // The home has to last five seconds; then at most two agents come back in a second.
+    let all_home = eventually(STUCK_SECS, || (fleet.number(home) == 4).then_some(()));
+    assert!(all_home.is_some(), "home again: {}", fleet.number(home));
+    let returns = format!(
+        "SELECT e.at FROM event e JOIN agent a USING (npub) WHERE a.region = 'eu' AND a.name <> 'dora'
+         AND e.at >= {back} AND e.body LIKE '%\"placed\"%' ORDER BY e.at"
+    );
+    let returns: Vec<i64> = fleet.rows(&returns).iter().map(|row| row[0].parse().unwrap()).collect();
+    assert!(returns.len() >= 3, "{returns:?}");
+    assert!(returns[0] - back >= 4_000, "not before the home has lasted: {back} {returns:?}");
+    for window in returns.windows(3) {
+        assert!(window[2] - window[0] >= 400, "at most two in a second: {returns:?}");
+    }
+    fleet.holds(load, "a region was lost");
+}
