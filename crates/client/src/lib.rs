@@ -12,6 +12,7 @@ pub mod owner;
 pub mod policy;
 pub mod pool;
 pub mod proof;
+pub mod pylon;
 pub mod view;
 
 pub use api::{Api, Auth};

@@ -21,6 +21,8 @@ pub enum VaultError {
     WrongPassphrase,
     #[error("the envelope wants more work than 2^{} rounds of scrypt", nexus_seal::MAX_LOG_N)]
     TooMuchWork,
+    #[error("the file asks for more memory or passes of Argon2 than are given")]
+    TooMuchStretching,
     #[error("the envelope does not open: it is for another recipient, or was changed")]
     Unopened,
     #[error("the envelope holds more than expected")]

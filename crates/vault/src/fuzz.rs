@@ -28,6 +28,7 @@ pub fn fuzz_open(data: &[u8]) {
     let entropy: Arc<dyn Entropy> = Arc::new(Fixed);
     let _ = AgentSecrets::open(text, &identity, "pool", &npub, Arc::clone(&entropy));
     let _ = Mnemonic::parse(text);
+    let _ = crate::is_pylon_identity(text);
     let _ = PoolIdentity::parse(text);
     let _ = LocalSigner::parse(text, Arc::clone(&entropy));
     let _: Result<String, SignerError> = LocalSigner::generate(entropy).open_any(text);

@@ -16,6 +16,7 @@ mod mnemonic;
 mod new_agent;
 mod owner_key;
 mod pool;
+mod pylon;
 mod runner;
 mod signer;
 
@@ -30,5 +31,6 @@ pub use mnemonic::{Mnemonic, open_mnemonic};
 pub use new_agent::{CreatedAgent, Host, NewAgent};
 pub use owner_key::{decrypt_owner_key, encrypt_owner_key};
 pub use pool::{sign_first_pool, sign_successor};
+pub use pylon::{is_pylon_identity, open_pylon_identity, seal_pylon_identity};
 pub use runner::{open_runner_key, seal_runner_key};
 pub use signer::LocalSigner;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use age::secrecy::SecretString;
 use bip39::Language;
-use nexus_core::Entropy;
 use nexus_core::time::random;
+use nexus_core::{Entropy, Npub};
 use nexus_seal::{MAX_LOG_N, Passphrase, SecretText};
 use zeroize::Zeroizing;
 
@@ -80,6 +80,19 @@ impl Mnemonic {
     /// The seed of the agent's wallet: BIP-85, BIP-39 application, English, 12 words, index 0.
     pub fn wallet_seed(&self) -> Result<WalletSeed, VaultError> {
         Root::of(self)?.bip85_words().map(WalletSeed::new)
+    }
+
+    /// The public half of [`Self::signer`]'s key.
+    pub fn npub(&self) -> Result<Npub, VaultError> {
+        let public = Root::of(self)?.public_hex("m/44'/1237'/0'/0/0")?;
+        // Compressed, with its sign in front: Nostr leaves that out.
+        public.get(2..).and_then(|hex| hex.parse().ok()).ok_or(VaultError::Derivation)
+    }
+
+    /// The identity key of the Spark wallet that Pylon's Breez SDK makes of these words, compressed, in hex: where an
+    /// imported agent's old funds are. `m/8797555'/<account>'/0'`, with account 1 on mainnet and 0 on regtest.
+    pub fn spark_identity(&self, mainnet: bool) -> Result<String, VaultError> {
+        Root::of(self)?.public_hex(if mainnet { "m/8797555'/1'/0'" } else { "m/8797555'/0'/0'" })
     }
 
     /// The compressed public key at `m/44'/0'/0'/0/0`, in hex: what Pylon shows as the agent's Spark signer. Holds no

@@ -89,6 +89,13 @@ fn pylon_keys_of_the_same_words() {
     assert_eq!(signer.public_key().to_hex(), "e8bcf3823669444d0b49ad45d65088635d9fd8500a75b5f20b59abefa56a144f");
     let pylon = "03aaeb52dd7494c361049de67cc680e83ebcbbbdbeb13637d92cd845f70308af5e";
     assert_eq!(mnemonic.pylon_signer().unwrap(), pylon);
+    assert_eq!(mnemonic.npub().unwrap(), signer.public_key());
+    let (regtest, mainnet) = (
+        "02698b27ac308b275671b3ca25436346469d04a5bba578ae39feba1d65897a6abc",
+        "0281363910b0dc0015a4a25e758da30f0e28388ea5252c0e3713936f2d4ef7d3d5",
+    );
+    assert_eq!(mnemonic.spark_identity(false).unwrap(), regtest);
+    assert_eq!(mnemonic.spark_identity(true).unwrap(), mainnet);
 }
 
 #[test]
