@@ -1,4 +1,6 @@
 //! SIGKILL of a real serving process under load: another process takes over, and nothing is lost or doubled.
+//!
+//! Without a test harness: started with a directory in its environment, this program is the process that is killed.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -21,19 +23,26 @@ fn parts() -> Parts {
     Parts::new(Arc::new(TestClock::default()), Arc::new(SystemEntropy))
 }
 
-/// Not a test: the process that the test kills.
-#[tokio::test]
-#[ignore = "the other process of the test below"]
-async fn serve() {
-    let Ok(dir) = std::env::var(DIR) else { return };
-    let server = Server::start(PathBuf::from(dir), 0, parts()).await.unwrap();
+/// The process that the test kills.
+async fn serve(dir: PathBuf) {
+    let server = Server::start(dir, 0, parts()).await.unwrap();
     assert!(server.running());
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    match std::env::var_os(DIR) {
+        Some(dir) => runtime.block_on(serve(PathBuf::from(dir))),
+        None => {
+            runtime.block_on(killed_under_load());
+            println!("killed_under_load ... ok");
+        }
+    }
+}
+
 fn spawn(dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "serve", "--ignored"])
         .env(DIR, dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -78,7 +87,6 @@ async fn pay_until_killed(net: &Devnet, lane: usize, killed: &AtomicBool) -> BTr
     sent
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load() {
     for round in 0..3_u64 {
         let dir = tempfile::tempdir().unwrap();

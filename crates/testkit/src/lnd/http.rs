@@ -76,18 +76,34 @@ async fn handle(
         let rule = at.and_then(|at| state.rules.remove(at));
         rule.map_or((Course::Plain, Wire::Whole), |rule| (rule.course, rule.wire))
     };
+    shared.lock().arrived.push(format!("{} {path}", head.method));
     match &wire {
         Wire::Dropped => return Err(io::Error::other("dropped")),
         Wire::Instead { status, body } => {
             let status = StatusCode::from_u16(*status).expect("a status");
             return Ok(response(status, body.clone().into()));
         }
-        Wire::Slow { ms } => tokio::time::sleep(Duration::from_millis(*ms)).await,
-        Wire::Whole | Wire::Cut { .. } | Wire::Garbled { .. } | Wire::Mute | Wire::Huge { .. } => {}
+        Wire::Whole | Wire::Slow { .. } | Wire::Cut { .. } | Wire::Garbled { .. } | Wire::Mute | Wire::Huge { .. } => {}
     }
-    shared.lock().heard.push(format!("{} {path}", head.method));
-    let call = Call { method: head.method.as_str(), path: &path, body: &body, macaroon: macaroon.as_deref(), course };
-    let answer = calls::answer(world, shared, &call);
+    let heard = Heard { method: head.method, path, body, macaroon, course };
+    let answer = match wire {
+        // Bytes on their way arrive, whether or not their sender still lives.
+        Wire::Slow { ms } => {
+            let (world, shared) = (world.clone(), shared.clone());
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                answered(&world, &shared, &heard)
+            });
+            late.await.map_err(io::Error::other)?
+        }
+        Wire::Whole
+        | Wire::Dropped
+        | Wire::Cut { .. }
+        | Wire::Instead { .. }
+        | Wire::Garbled { .. }
+        | Wire::Mute
+        | Wire::Huge { .. } => answered(world, shared, &heard),
+    };
     match wire {
         Wire::Cut { lines: 0, within: false } => Err(io::Error::other("cut")),
         Wire::Mute => std::future::pending().await,
@@ -117,6 +133,22 @@ fn broken() -> impl Stream<Item = Result<Frame<Bytes>, io::Error>> + Send {
         tokio::time::sleep(Duration::from_millis(20)).await;
         Err(io::Error::other("cut"))
     })
+}
+
+/// A request that reached the node.
+struct Heard {
+    method: hyper::Method,
+    path: String,
+    body: Bytes,
+    macaroon: Option<String>,
+    course: Course,
+}
+
+fn answered(world: &Arc<World>, shared: &Arc<Shared>, heard: &Heard) -> Answer {
+    shared.lock().heard.push(format!("{} {}", heard.method, heard.path));
+    let Heard { method, path, body, macaroon, course } = heard;
+    let call = Call { method: method.as_str(), path, body, macaroon: macaroon.as_deref(), course: *course };
+    calls::answer(world, shared, &call)
 }
 
 /// gRPC's codes as the gateway turns them into HTTP's.

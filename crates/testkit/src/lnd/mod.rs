@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nexus_core::{Clock, Hash32};
 use tempfile::TempDir;
@@ -89,7 +90,8 @@ struct State {
     guise: Guise,
     payer_macaroon: String,
     invoice_macaroon: String,
-    /// Method and path of each request that was heard.
+    /// Method and path of each request that reached the wire, and of each that the node heard.
+    arrived: Vec<String>,
     heard: Vec<String>,
 }
 
@@ -148,6 +150,7 @@ impl Pair {
                 guise: Guise::default(),
                 payer_macaroon: secret("the payer's macaroon of"),
                 invoice_macaroon: secret("the invoice macaroon of"),
+                arrived: Vec::new(),
                 heard: Vec::new(),
             };
             let (changed, _) = watch::channel(0);
@@ -304,6 +307,24 @@ impl Node {
     /// `METHOD /path` of each request heard since the last look.
     pub fn heard(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.lock().heard)
+    }
+
+    /// Waits until a request whose path begins so has reached the wire, then forgets all that did.
+    pub async fn arrival(&self, path: &str) {
+        loop {
+            {
+                let mut state = self.shared.lock();
+                if state.arrived.iter().any(|it| it.split_once(' ').is_some_and(|(_, it)| it.starts_with(path))) {
+                    return state.arrived.clear();
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Forgets faults that were not met.
+    pub fn no_rules(&self) {
+        self.shared.lock().rules.clear();
     }
 
     /// Ends the payment of `hash` that is stuck. False if there is none.
