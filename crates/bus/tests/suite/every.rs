@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use nexus_bus::{Closed, Heard, SharedBus, Wake};
 
-use crate::follower;
-use crate::rig::{Rig, event, eventually, next, next_wake, one_of_each};
+use crate::follower::{self, Mischief};
+use crate::rig::{Rig, connected, event, eventually, flows, next, next_wake, one_of_each};
 
 macro_rules! on_every_bus {
     ($($name:ident($capacity:expr)),* $(,)?) => {
@@ -37,6 +37,8 @@ on_every_bus![
     publishing_needs_no_patience(64),
     the_last_handle_closes_the_bus(64),
     lost_doubled_and_late_messages_are_harmless(64),
+    every_message_lost_doubled_or_late_is_harmless(64),
+    a_bus_that_is_down_is_only_slower(64),
 ];
 
 async fn everyone_hears_everything_in_order(rig: Rig) {
@@ -167,6 +169,25 @@ async fn the_last_handle_closes_the_bus(rig: Rig) {
 
 async fn lost_doubled_and_late_messages_are_harmless(rig: Rig) {
     for seed in 0..5 {
-        follower::reaches_the_truth(rig.join().await, rig.join().await, seed).await;
+        follower::reaches_the_truth(rig.join().await, rig.join().await, Mischief::Mixed, seed).await;
     }
+}
+
+async fn every_message_lost_doubled_or_late_is_harmless(rig: Rig) {
+    for mischief in [Mischief::Lost, Mischief::Doubled, Mischief::Late] {
+        follower::reaches_the_truth(rig.join().await, rig.join().await, mischief, 1).await;
+    }
+}
+
+/// With the server gone before the first message and back only after the last row was read.
+async fn a_bus_that_is_down_is_only_slower(mut rig: Rig) {
+    let (writes, reads) = (rig.join().await, rig.join().await);
+    rig.down();
+    follower::reaches_the_truth(writes.clone(), reads.clone(), Mischief::Mixed, 1).await;
+    let mut listener = reads.subscribe();
+    rig.up();
+    connected(&*writes).await;
+    connected(&*reads).await;
+    flows(&*writes, &mut listener).await;
+    follower::reaches_the_truth(writes, reads, Mischief::Mixed, 2).await;
 }

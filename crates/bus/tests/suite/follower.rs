@@ -13,9 +13,20 @@ use crate::rig::{AGENT, event};
 const ROWS: i64 = 200;
 const POLL: Duration = Duration::from_millis(50);
 
-/// Loses a third of the wakes, doubles a third, holds some back until much later, and makes some up.
+/// What becomes of the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mischief {
+    /// A third is lost, some are doubled, some held back until much later, some made up.
+    Mixed,
+    Lost,
+    Doubled,
+    /// Each comes after the one that follows it, the last when nobody waits any more.
+    Late,
+}
+
 struct Unreliable {
     inner: SharedBus,
+    mischief: Mischief,
     entropy: SeededEntropy,
     held: Mutex<Vec<Wake>>,
 }
@@ -23,6 +34,21 @@ struct Unreliable {
 impl Bus for Unreliable {
     fn publish(&self, wake: Wake) {
         let mut held = self.held.lock().unwrap();
+        match self.mischief {
+            Mischief::Mixed => {}
+            Mischief::Lost => return,
+            Mischief::Doubled => {
+                self.inner.publish(wake);
+                return self.inner.publish(wake);
+            }
+            Mischief::Late => {
+                held.push(wake);
+                if held.len() > 1 {
+                    self.inner.publish(held.remove(0));
+                }
+                return;
+            }
+        }
         match random::<1>(&self.entropy)[0] % 6 {
             0 | 1 => {}
             2 => held.push(wake),
@@ -52,10 +78,10 @@ impl Bus for Unreliable {
 
 /// Rows are stored, then announced through a bus that does its worst. A reader that takes each row once, in order,
 /// has them all shortly after the last, whatever it was told.
-pub async fn reaches_the_truth(writes: SharedBus, reads: SharedBus, seed: u64) {
+pub async fn reaches_the_truth(writes: SharedBus, reads: SharedBus, mischief: Mischief, seed: u64) {
     let stored = Arc::new(AtomicI64::new(0));
     let reader = tokio::spawn(follow(reads.subscribe(), stored.clone()));
-    let bus = Unreliable { inner: writes, entropy: SeededEntropy::new(seed), held: Mutex::default() };
+    let bus = Unreliable { inner: writes, mischief, entropy: SeededEntropy::new(seed), held: Mutex::default() };
     for seq in 1..=ROWS {
         stored.store(seq, Ordering::SeqCst);
         bus.publish(event(seq));
@@ -63,8 +89,8 @@ pub async fn reaches_the_truth(writes: SharedBus, reads: SharedBus, seed: u64) {
             tokio::task::yield_now().await;
         }
     }
-    let rows = tokio::time::timeout(Duration::from_secs(5), reader).await.expect("the reader ends").unwrap();
-    assert_eq!(rows, (1..=ROWS).collect::<Vec<_>>(), "seed {seed}");
+    let rows = tokio::time::timeout(Duration::from_secs(60), reader).await.expect("the reader ends").unwrap();
+    assert_eq!(rows, (1..=ROWS).collect::<Vec<_>>(), "{mischief:?}, seed {seed}");
     // What is still held comes when nobody waits for it any more.
     bus.held.lock().unwrap().drain(..).for_each(|wake| bus.inner.publish(wake));
 }

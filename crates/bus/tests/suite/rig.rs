@@ -39,6 +39,19 @@ impl Rig {
         }
     }
 
+    /// The server is killed; what is in this process cannot be away.
+    pub fn down(&mut self) {
+        if let Self::Nats(server, _) = self {
+            server.stop();
+        }
+    }
+
+    pub fn up(&mut self) {
+        if let Self::Nats(server, _) = self {
+            server.start_again();
+        }
+    }
+
     /// Until this handle has taken in `count` wakes since it joined.
     pub async fn arrived(&self, bus: &dyn Bus, count: u64) {
         if matches!(self, Self::Nats(..)) {
