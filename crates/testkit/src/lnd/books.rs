@@ -95,6 +95,7 @@ pub(super) struct Books {
 
 fn status_text(status: Status) -> &'static str {
     match status {
+        // LND says IN_FLIGHT here too, unless it runs with routerrpc.usestatusinitiated.
         Status::Initiated => "INITIATED",
         Status::InFlight => "IN_FLIGHT",
         Status::Succeeded => "SUCCEEDED",
