@@ -8,6 +8,7 @@ use crate::proof::Request;
 pub fn fuzz_envelope(data: &[u8]) {
     let _ = crate::blob::Blob::parse(data);
     let _ = crate::SealedKey::from_plaintext(data);
+    let _ = crate::unlock::read_unlock(data, &Hash32::ZERO);
     if let Ok(backup) = crate::Backup::read(data) {
         let _ = backup.verify(&Npub::from_bytes([2; 32]), UnixMs::from_secs(1_700_000_000));
     }

@@ -24,6 +24,7 @@ pub mod scan;
 mod sealed_key;
 mod secret;
 pub mod signer;
+pub mod unlock;
 mod words;
 
 pub use api::{CreateAgent, Sealed, Wrap, WrapKey, WrapRecipient};
@@ -43,3 +44,4 @@ pub use scan::looks_like_secret;
 pub use sealed_key::{SealedKey, SealedKeyError, seal_key};
 pub use secret::{SecretBytes, SecretText};
 pub use signer::{BoxFuture, Signer, SignerError};
+pub use unlock::{UnlockError, UnlockOffer, seal_unlock, verify_offer};

@@ -54,6 +54,10 @@ pub struct PoolDocument {
     pub pool_id: String,
     /// Envelopes go to the first; the others still open older ones.
     pub recipients: Vec<Recipient>,
+    /// The pool's signing key: signs the offers by which owners unlock agents in attended custody. Documents from before
+    /// it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Npub>,
     /// Seconds since 1970.
     pub valid_from: i64,
     /// Event id of the document before this one.
@@ -205,12 +209,14 @@ impl PoolPin {
 pub fn unsigned_successor(
     before: &SignedPool,
     recipients: Vec<Recipient>,
+    signer: Option<Npub>,
     now: UnixMs,
 ) -> Result<UnsignedEvent, PoolError> {
     let document = PoolDocument {
         format: POOL_FORMAT,
         pool_id: before.document.pool_id.clone(),
         recipients,
+        signer,
         valid_from: now.secs().max(before.document.valid_from),
         previous: Some(before.id),
     };

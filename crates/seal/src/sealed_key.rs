@@ -46,7 +46,7 @@ impl fmt::Debug for SealedKey {
 }
 
 #[derive(Serialize)]
-struct Closing<'a> {
+pub(crate) struct Closing<'a> {
     format: u32,
     npub: Npub,
     owner: Npub,
@@ -59,9 +59,8 @@ struct Closing<'a> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Opened {
-    #[serde(rename = "format")]
-    _format: u32,
+pub(crate) struct Opened {
+    format: u32,
     npub: Npub,
     owner: Npub,
     custody: Custody,
@@ -71,9 +70,26 @@ struct Opened {
     with_state: bool,
 }
 
-/// Closes the runtime envelope to a pool: an armored age file.
-pub fn seal_key(key: &SealedKey, pool: &Recipient) -> Result<String, RecipientError> {
-    let document = Closing {
+impl Opened {
+    pub(crate) fn key(self) -> Result<SealedKey, SealedKeyError> {
+        if self.format != SEALED_KEY_FORMAT {
+            return Err(SealedKeyError::Format { found: self.format });
+        }
+        Ok(SealedKey {
+            npub: self.npub,
+            owner: self.owner,
+            custody: self.custody,
+            pool_id: self.pool_id,
+            mnemonic: self.mnemonic,
+            min_policy_version: self.min_policy_version,
+            with_state: self.with_state,
+        })
+    }
+}
+
+/// The document as it is written, for the sealing functions of this crate alone.
+pub(crate) fn closing(key: &SealedKey) -> Closing<'_> {
+    Closing {
         format: SEALED_KEY_FORMAT,
         npub: key.npub,
         owner: key.owner,
@@ -82,8 +98,12 @@ pub fn seal_key(key: &SealedKey, pool: &Recipient) -> Result<String, RecipientEr
         mnemonic: key.mnemonic.expose(),
         min_policy_version: key.min_policy_version,
         with_state: key.with_state,
-    };
-    let plaintext = to_secret_json(&document).map_err(|error| RecipientError::Failed(error.to_string()))?;
+    }
+}
+
+/// Closes the runtime envelope to a pool: an armored age file.
+pub fn seal_key(key: &SealedKey, pool: &Recipient) -> Result<String, RecipientError> {
+    let plaintext = to_secret_json(&closing(key)).map_err(|error| RecipientError::Failed(error.to_string()))?;
     seal_to_recipient_armored(pool, &plaintext)
 }
 
@@ -99,14 +119,6 @@ impl SealedKey {
             return Err(SealedKeyError::Format { found: format });
         }
         let opened: Opened = serde_json::from_slice(plaintext).map_err(|_| SealedKeyError::Malformed)?;
-        Ok(Self {
-            npub: opened.npub,
-            owner: opened.owner,
-            custody: opened.custody,
-            pool_id: opened.pool_id,
-            mnemonic: opened.mnemonic,
-            min_policy_version: opened.min_policy_version,
-            with_state: opened.with_state,
-        })
+        opened.key()
     }
 }

@@ -92,6 +92,7 @@ fn pool(root: u8, id: &str, to: u8) -> Pool {
         format: POOL_FORMAT,
         pool_id: id.into(),
         recipients: vec![recipient(to)],
+        signer: None,
         valid_from: NOW.secs(),
         previous: None,
     };
@@ -103,7 +104,7 @@ impl Pool {
     fn rotate(&mut self, to: u8, after_secs: i64) {
         let now = NOW.plus_ms(after_secs * 1_000);
         let before = nexus_seal::pool::verify_pool(self.chain.last().unwrap()).unwrap();
-        self.chain.push(self.root.sign(unsigned_successor(&before, vec![recipient(to)], now).unwrap()));
+        self.chain.push(self.root.sign(unsigned_successor(&before, vec![recipient(to)], None, now).unwrap()));
     }
 }
 
@@ -144,7 +145,7 @@ fn a_forged_pool_document_is_refused() {
     assert_eq!(pinned_words.split(' ').count(), 8);
     // Its document appended to our chain, naming ours as the one before.
     let before = nexus_seal::pool::verify_pool(&ours.chain[0]).unwrap();
-    let mut event = unsigned_successor(&before, vec![recipient(66)], NOW).unwrap();
+    let mut event = unsigned_successor(&before, vec![recipient(66)], None, NOW).unwrap();
     event.pubkey = nexus_seal::event::public_key(&theirs.root.npub());
     let mixed = [ours.chain[0].clone(), theirs.root.sign(event)];
     assert_eq!(pin.follow(&mixed, NOW).unwrap_err(), PoolError::BrokenChain);

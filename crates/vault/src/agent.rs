@@ -40,12 +40,21 @@ impl AgentSecrets {
     ) -> Result<Self, VaultError> {
         check_recipient_envelope(sealed_key)?;
         let plaintext = identity.open(sealed_key.trim().as_bytes())?;
-        let key = SealedKey::from_plaintext(plaintext.expose())?;
+        Self::from_key(&SealedKey::from_plaintext(plaintext.expose())?, pool_id, npub, entropy)
+    }
+
+    /// What an opened document gives, once its contents were found to fit together.
+    pub(crate) fn from_key(
+        key: &SealedKey,
+        pool_id: &str,
+        npub: &Npub,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, VaultError> {
         if key.npub != *npub {
             return Err(VaultError::OtherAgent { expected: *npub, found: key.npub });
         }
         if key.pool_id != pool_id {
-            return Err(VaultError::OtherPool { expected: pool_id.to_owned(), found: key.pool_id });
+            return Err(VaultError::OtherPool { expected: pool_id.to_owned(), found: key.pool_id.clone() });
         }
         let mnemonic = Mnemonic::parse(key.mnemonic.expose())?;
         let signer = mnemonic.signer(entropy)?;

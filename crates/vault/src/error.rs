@@ -4,7 +4,7 @@ use nexus_core::state::StateTooLarge;
 use nexus_seal::keys::WrapError;
 use nexus_seal::policy::PolicyError;
 use nexus_seal::pool::PoolError;
-use nexus_seal::{EnvelopeError, RecipientError, SealedKeyError, SignerError, WrapKey};
+use nexus_seal::{EnvelopeError, RecipientError, SealedKeyError, SignerError, UnlockError, WrapKey};
 
 /// Why a secret was not opened or closed. Names keys by their public half only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +52,8 @@ pub enum VaultError {
     Unreadable(&'static str),
     #[error("the host names no runner key yet: start a worker there first")]
     NoRunner,
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
     #[error(transparent)]
     Signer(#[from] SignerError),
     #[error(transparent)]

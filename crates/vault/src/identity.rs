@@ -1,15 +1,19 @@
 //! age X25519 identities: a pool's, and an agent's inbox.
 
 use std::fmt;
+use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
 use bech32::{Bech32, Hrp};
+use hmac::{Hmac, Mac};
 use nexus_core::time::random;
 use nexus_core::{Entropy, Npub};
 use nexus_seal::{Recipient, SecretBytes, SecretText};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::error::VaultError;
+use crate::signer::LocalSigner;
 
 /// Largest sealed thing that is opened, in bytes: the largest plaintext as armored text, with its header.
 const MAX_SEALED: usize = 2 * 1024 * 1024;
@@ -54,6 +58,26 @@ impl PoolIdentity {
     /// All recipients, current first: what the pool document lists.
     pub fn recipients(&self) -> Vec<Recipient> {
         self.0.iter().map(recipient).collect()
+    }
+
+    /// The pool's signing key, derived from the current identity, so that there is no other file to keep: HMAC-SHA-256 of
+    /// a name under the X25519 secret. It signs unlock offers; the pool document names its public half.
+    pub fn signer(&self, entropy: Arc<dyn Entropy>) -> Result<LocalSigner, VaultError> {
+        LocalSigner::from_secret(&*self.signing_secret()?, entropy)
+    }
+
+    /// The public half of [`Self::signer`].
+    pub fn signing_key(&self) -> Result<Npub, VaultError> {
+        LocalSigner::public_half(&*self.signing_secret()?)
+    }
+
+    fn signing_secret(&self) -> Result<Zeroizing<[u8; 32]>, VaultError> {
+        let text = self.0[0].to_string();
+        let (_, secret) = bech32::decode(text.expose_secret()).map_err(|_| VaultError::Identity)?;
+        let secret = Zeroizing::new(secret);
+        let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&secret).map_err(|_| VaultError::Derivation)?;
+        mac.update(b"nexus-pool-signer");
+        Ok(Zeroizing::new(mac.finalize().into_bytes().into()))
     }
 
     /// Opens something that was closed to one of the recipients.
@@ -111,6 +135,23 @@ impl InboxKey {
 impl fmt::Debug for InboxKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InboxKey").field("npub", &self.npub).field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// A fresh identity for one use, to be held in memory alone.
+pub(crate) struct Ephemeral([age::x25519::Identity; 1]);
+
+impl Ephemeral {
+    pub(crate) fn generate(entropy: &dyn Entropy) -> Self {
+        Self([fresh(entropy).1])
+    }
+
+    pub(crate) fn recipient(&self) -> Recipient {
+        recipient(&self.0[0])
+    }
+
+    pub(crate) fn open(&self, sealed: &[u8]) -> Result<SecretBytes, VaultError> {
+        open(&self.0, sealed)
     }
 }
 

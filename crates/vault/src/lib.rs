@@ -19,6 +19,7 @@ mod pool;
 mod pylon;
 mod runner;
 mod signer;
+mod unlock;
 
 pub use agent::AgentSecrets;
 pub use backup::{OpenedBackup, Resealed};
@@ -34,3 +35,4 @@ pub use pool::{sign_first_pool, sign_successor};
 pub use pylon::{is_pylon_identity, open_pylon_identity, seal_pylon_identity};
 pub use runner::{open_runner_key, seal_runner_key};
 pub use signer::LocalSigner;
+pub use unlock::UnlockSlot;

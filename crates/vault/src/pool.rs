@@ -20,6 +20,7 @@ pub async fn sign_first_pool(
         format: POOL_FORMAT,
         pool_id: pool_id.to_owned(),
         recipients: identity.recipients(),
+        signer: Some(identity.signing_key()?),
         valid_from: now.secs(),
         previous: None,
     };
@@ -34,6 +35,6 @@ pub async fn sign_successor(
     identity: &PoolIdentity,
     now: UnixMs,
 ) -> Result<Event, VaultError> {
-    let event = unsigned_successor(before, identity.recipients(), now)?;
+    let event = unsigned_successor(before, identity.recipients(), Some(identity.signing_key()?), now)?;
     Ok(root.sign(event).await?)
 }

@@ -45,6 +45,12 @@ impl LocalSigner {
         Ok(Self { keys: Keys::new(secret), entropy })
     }
 
+    /// The public half of a key of 32 bytes.
+    pub(crate) fn public_half(secret: &[u8]) -> Result<Npub, VaultError> {
+        let secret = SecretKey::from_slice(secret).map_err(|_| VaultError::SecretKey)?;
+        Ok(npub_of(&Keys::new(secret).public_key()))
+    }
+
     /// From `nsec1…` or 64 hex digits.
     pub fn parse(text: &str, entropy: Arc<dyn Entropy>) -> Result<Self, VaultError> {
         let secret = SecretKey::parse(text.trim()).map_err(|_| VaultError::SecretKey)?;
