@@ -13,6 +13,7 @@ mod output;
 mod prompt;
 mod role;
 mod session;
+mod telemetry;
 
 use std::process::ExitCode;
 

@@ -18,6 +18,7 @@ use crate::faults::Faults;
 use crate::market::Market;
 use crate::relays::Relays;
 use crate::roster::Roster;
+use crate::trace::Traces;
 use crate::vitals::Vitals;
 use crate::wallet::Wallets;
 
@@ -42,6 +43,8 @@ pub struct Extras {
     pub beats: Option<Store>,
     /// Where it tells how it is.
     pub vitals: Arc<Vitals>,
+    /// Where traces of ticks go, if anywhere.
+    pub traces: Option<Arc<dyn Traces>>,
 }
 
 /// Senders remembered for the rate limit, over all agents.
@@ -67,6 +70,7 @@ pub(crate) struct Host {
     /// Beats go over this one.
     pub beats: Store,
     pub vitals: Arc<Vitals>,
+    pub traces: Option<Arc<dyn Traces>>,
     /// Cuts every turn short.
     cut: CancellationToken,
     /// Something is due or has ended: the turn loop looks again.
@@ -131,6 +135,7 @@ impl Host {
         Self {
             beats: extras.beats.unwrap_or_else(|| parts.store.clone()),
             vitals: extras.vitals,
+            traces: extras.traces,
             // Without draining, being told to stop cuts every turn short at once.
             cut: if parts.config.drain_ms == 0 { shutdown.clone() } else { CancellationToken::new() },
             id: parts.id,

@@ -26,6 +26,7 @@ use crate::funds;
 use crate::ledger::Pen;
 use crate::perform;
 use crate::profile::{publication, relays, sign};
+use crate::trace::{self, Recorder};
 use crate::unlock::{Opened, seal_state};
 use crate::vitals::payment_states;
 use crate::wallet;
@@ -57,6 +58,7 @@ pub(crate) struct Run<'a> {
     /// When the last record was durable.
     last: MonoMs,
     trail: Vec<Trail>,
+    recorder: Option<Recorder>,
 }
 
 fn sealed_record(
@@ -89,6 +91,8 @@ pub(crate) struct Cause {
     pub due: UnixMs,
     /// Heartbeats before it that were never met.
     pub missed: u64,
+    /// When the turn began to look at what there is.
+    pub since: MonoMs,
 }
 
 /// Begins a tick: its row, its inbox rows, its first record and `tick_started`, in one batch.
@@ -101,7 +105,7 @@ pub(crate) async fn begin<'a>(
     stop: &'a CancellationToken,
     cause: Cause,
 ) -> Result<Run<'a>, TurnError> {
-    let Cause { trigger, taken, due, missed } = cause;
+    let Cause { trigger, taken, due, missed, since } = cause;
     let now = pen.now();
     let id = TickId::new(now, nexus_core::time::random(&*pen.host.entropy));
     let rows: Vec<i64> = taken.iter().map(|taken| taken.row).collect();
@@ -129,6 +133,7 @@ pub(crate) async fn begin<'a>(
     tracing::info!(npub = %pen.npub.short(), tick_id = %id, %trigger, generation = pen.generation.0, "tick started");
     let trail = vec![Trail { step: "began", at: now, note: Some(trigger.to_string()) }];
     let started = pen.host.mono();
+    let recorder = Recorder::new(pen.host, id, pen.npub, pen.generation, trigger, false, since);
     Ok(Run {
         pen,
         agent,
@@ -144,6 +149,7 @@ pub(crate) async fn begin<'a>(
         started,
         last: started,
         trail,
+        recorder,
     })
 }
 
@@ -158,6 +164,7 @@ pub(crate) async fn resume<'a>(
     open: OpenTick,
 ) -> Result<Run<'a>, TurnError> {
     let unreadable = |text: String| TurnError::parked("journal_unreadable", text, 60_000);
+    let since = pen.host.mono();
     let id = open.tick.id;
     let mut records = Vec::with_capacity(open.records.len());
     for row in &open.records {
@@ -190,6 +197,7 @@ pub(crate) async fn resume<'a>(
     let trail = vec![Trail { step: "resumed", at: pen.now(), note: None }];
     let next_seq = open.records.last().map_or(1, |record| record.seq + 1);
     let started = pen.host.mono();
+    let recorder = Recorder::new(pen.host, id, pen.npub, pen.generation, tick.trigger, true, since);
     Ok(Run {
         pen,
         agent,
@@ -205,6 +213,7 @@ pub(crate) async fn resume<'a>(
         started,
         last: started,
         trail,
+        recorder,
     })
 }
 
@@ -236,6 +245,9 @@ impl Run<'_> {
         host.vitals.step(kind, host.mono().since(self.last));
         self.last = host.mono();
         self.trail.push(Trail { step: kind, at, note: None });
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(kind);
+        }
         Ok(())
     }
 
@@ -249,6 +261,20 @@ impl Run<'_> {
 
     /// Does steps until the tick is over. An error leaves the journal where it stands.
     pub async fn drive(mut self) -> Result<(), TurnError> {
+        let ended = self.steps().await;
+        let cost = self.tick.spent().as_u64();
+        if let Some(mut recorder) = self.recorder.take() {
+            let (outcome, reason) = match &ended {
+                Ok(End::Completed) => ("completed", None),
+                Ok(End::Failed(reason)) => ("failed", Some(reason.as_str())),
+                Err(error) => trace::ended(error),
+            };
+            recorder.ended(outcome, reason, cost);
+        }
+        ended.map(|_| ())
+    }
+
+    async fn steps(&mut self) -> Result<End, TurnError> {
         loop {
             if self.stop.is_cancelled() {
                 return Err(TurnError::Interrupted);
@@ -258,11 +284,19 @@ impl Run<'_> {
                 self.append(Record::Failed { reason }, Vec::new()).await?;
                 continue;
             }
-            match step {
-                Step::Prepare { attempt, tried } => perform::prepare(&mut self, attempt, &tried).await?,
-                Step::Perform(effect) => perform::perform(&mut self, effect).await?,
-                Step::Decide { answer } => self.decide(&answer).await?,
-                Step::Commit(end) => return self.commit(end).await,
+            let (since, named) = (self.pen.host.mono(), trace::named(&step));
+            let (done, end) = match step {
+                Step::Prepare { attempt, tried } => (perform::prepare(self, attempt, &tried).await, None),
+                Step::Perform(effect) => (perform::perform(self, effect).await, None),
+                Step::Decide { answer } => (self.decide(&answer).await, None),
+                Step::Commit(end) => (self.commit(end).await, Some(end)),
+            };
+            if let Some(recorder) = &mut self.recorder {
+                recorder.span(named, since, done.as_ref().err());
+            }
+            done?;
+            if let Some(end) = end {
+                return Ok(end);
             }
         }
     }
@@ -308,7 +342,7 @@ impl Run<'_> {
     }
 
     /// Ends the tick: new state, its anchor, spending, lifecycle, history and events in one batch.
-    async fn commit(mut self, end: End) -> Result<(), TurnError> {
+    async fn commit(&mut self, end: End) -> Result<(), TurnError> {
         let now = self.pen.now();
         let spent = self.tick.spent();
         self.fold_into_state(now);

@@ -259,7 +259,7 @@ async fn live(
     driver: Arc<dyn WalletDriver>,
     stop: &CancellationToken,
 ) -> Result<Option<MonoMs>, TurnError> {
-    let now = host.now();
+    let (now, since) = (host.now(), host.mono());
     if agent.next_tick_at.is_none() {
         let change = Change { next_tick_at: Some(Some(now)), ..Change::default() };
         pen.change(change, Vec::new()).await?;
@@ -296,7 +296,8 @@ async fn live(
     let explained = agent.reason.is_some();
     let due = taken.iter().map(|taken| taken.received_at).min().or(agent.next_tick_at).filter(|_| !explained);
     let missed = if heartbeat_due { advance(&pen, &agent, now).await? } else { 0 };
-    let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed: if explained { 0 } else { missed } };
+    let missed = if explained { 0 } else { missed };
+    let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed, since };
     let run = tick::begin(pen, &agent, opened, driver, balance, stop, cause).await?;
     run.drive().await?;
     // More may wait; if nothing does, the next turn finds out for free.

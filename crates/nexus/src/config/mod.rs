@@ -3,6 +3,7 @@
 mod fleet;
 mod layer;
 mod show;
+mod telemetry;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use fleet::{
     BusConfig, BusKind, DatabaseConfig, DatabaseKind, HealthConfig, OperatorConfig, PlacementConfig, PoolFiles,
 };
 pub use layer::{ConfigError, Loaded, Overrides, environment};
+pub use telemetry::{AgentAttribute, TelemetryConfig};
 
 /// Everything that an operator may set. Every key has a default; an unknown one is refused by name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -31,6 +33,7 @@ pub struct Config {
     /// Lets roles that run alone do what only development may: play money, and relays and endpoints on private addresses.
     pub allow_development: bool,
     pub log: LogConfig,
+    pub telemetry: TelemetryConfig,
     pub database: DatabaseConfig,
     pub bus: BusConfig,
     pub pool: PoolFiles,
@@ -287,7 +290,10 @@ impl Config {
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, why)) => Err((*why).to_owned()),
-            None => self.check_fleet(),
+            None => {
+                self.telemetry.check()?;
+                self.check_fleet()
+            }
         }
     }
 }

@@ -68,7 +68,7 @@ pub async fn run(args: DevArgs, loaded: Loaded, _: &Global, output: Output) -> a
         base: Base::embedded(store, clock, entropy, config),
     };
     let backend = seller::backend(&host.base.config.provider).await;
-    let mut roles = start(&host, &backend, api, relay);
+    let mut roles = start(&host, &backend, api, relay)?;
     let ended = serve(&host, &mut roles, args.write_context.as_deref(), &backend, output).await;
     Addresses::remove(&host.data_dir);
     host.base.stop.cancel();
@@ -77,9 +77,15 @@ pub async fn run(args: DevArgs, loaded: Loaded, _: &Global, output: Output) -> a
     ended.and(parked)
 }
 
-fn start(host: &Host, backend: &nexus_provider::BackendConfig, api: TcpListener, relay: TcpListener) -> Roles {
+fn start(
+    host: &Host,
+    backend: &nexus_provider::BackendConfig,
+    api: TcpListener,
+    relay: TcpListener,
+) -> anyhow::Result<Roles> {
     let (base, mut registry) = (&host.base, Registry::default());
     let vitals = wire::vitals(&mut registry);
+    let (traces, exporter) = wire::traces(base, host.keys.worker, &mut registry)?;
     let front = Front {
         origin: host.origin.clone(),
         relay_url: host.relay_url.clone(),
@@ -98,10 +104,13 @@ fn start(host: &Host, backend: &nexus_provider::BackendConfig, api: TcpListener,
         development: true,
         // There is nobody to hand over to.
         drain_ms: 0,
-        extras: Extras { beats: None, vitals },
+        extras: Extras { beats: None, vitals, traces },
     };
     let providers = vec![host.keys.provider.public_key()];
     let mut roles = Roles::default();
+    if let Some(exporter) = exporter {
+        roles.start("trace exporter", exporter);
+    }
     roles.start("control", wire::control(base, front, registry, api));
     roles.start("relay", wire::relay(base, host.relay_url.clone(), providers, relay));
     roles.start("worker", wire::worker(base, hosting));
@@ -114,7 +123,7 @@ fn start(host: &Host, backend: &nexus_provider::BackendConfig, api: TcpListener,
         };
         roles.start("provider", wire::provider(base, shop, backend, &host.data_dir.join("provider")));
     }
-    roles
+    Ok(roles)
 }
 
 /// Says that the host is ready, then waits: for being told to stop, or for a role that ends by itself.

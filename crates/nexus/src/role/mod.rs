@@ -64,6 +64,15 @@ impl Role {
         self.health = Some(AbortOnDropHandle::new(tokio::spawn(health)));
     }
 
+    /// What ends with it, such as where its traces leave.
+    pub fn start_beside(
+        &mut self,
+        name: &'static str,
+        beside: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.roles.start(name, beside);
+    }
+
     /// Waits for something, unless the role is told to stop before: then false.
     pub async fn until(&mut self, done: impl Future<Output = ()>) -> anyhow::Result<bool> {
         tokio::select! {

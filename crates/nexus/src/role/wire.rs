@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use nexus_provider::{BackendConfig, ProviderParts};
 use nexus_relay::{RelayConfig, RelayParts};
 use nexus_seal::Signer;
 use nexus_vault::{LocalSigner, PoolIdentity};
-use nexus_worker::{Extras, Faults, Vitals, Wallets, WorkerParts};
+use nexus_worker::{Extras, Faults, Traces, Vitals, Wallets, WorkerParts};
 use nostr::event::Event;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -24,6 +25,7 @@ use url::Url;
 use super::base::Base;
 use crate::config::Registration;
 use crate::dev::seller;
+use crate::telemetry;
 
 /// Running roles, by name.
 #[derive(Default)]
@@ -209,6 +211,33 @@ pub fn worker(base: &Base, hosting: Hosting) -> impl Future<Output = anyhow::Res
         ended.context("running the worker")
     }
 }
+
+/// Where traces of this worker's ticks go, and what sends them, if the configuration asks for them.
+pub fn traces(
+    base: &Base,
+    id: WorkerId,
+    registry: &mut Registry,
+) -> anyhow::Result<(Option<Arc<dyn Traces>>, Sending)> {
+    let worker = &base.config.worker;
+    let about = vec![
+        ("service.instance.id", id.to_string()),
+        ("nexus.region", worker.region.clone()),
+        ("nexus.pool", worker.pool.clone()),
+    ];
+    match telemetry::open(&base.config.telemetry, about, registry, base.entropy.clone(), base.stop.clone())? {
+        None => Ok((None, None)),
+        Some((traces, exporter)) => {
+            let run = async move {
+                exporter.run().await;
+                Ok(())
+            };
+            Ok((Some(traces), Some(Box::pin(run))))
+        }
+    }
+}
+
+/// A role of its own: ends when the worker has.
+pub type Sending = Option<Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>>;
 
 /// A worker's figures, registered for Prometheus.
 pub fn vitals(registry: &mut Registry) -> Arc<Vitals> {

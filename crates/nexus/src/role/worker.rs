@@ -40,6 +40,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let (id, _held) = worker_id(&base.config, &*base.clock, &*base.entropy)?;
     let mut registry = Registry::default();
     let vitals = wire::vitals(&mut registry);
+    let (traces, exporter) = wire::traces(&base, id, &mut registry)?;
     let health = Health::new(&base, registry, Some(vitals.clone()));
     let hosting = Hosting {
         id,
@@ -48,12 +49,15 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         relay_url,
         development: base.config.allow_development,
         drain_ms: base.config.worker.drain_ms,
-        extras: Extras { beats, vitals: vitals.clone() },
+        extras: Extras { beats, vitals: vitals.clone(), traces },
     };
     let (region, pool) = (base.config.worker.region.clone(), base.config.worker.pool.clone());
     let limit = base.config.worker.drain_ms;
     let mut role = Role::new(base, "worker").with_limit(Duration::from_millis(limit) + role::STOP_TIMEOUT);
     role.serve_beside(health::serve(health, listener));
+    if let Some(exporter) = exporter {
+        role.start_beside("trace exporter", exporter);
+    }
     role.start(|base| wire::worker(base, hosting));
     let registered = registered(&vitals);
     if !role.until(registered).await? {
