@@ -182,6 +182,23 @@ impl Chain {
         Self { npub, head: None, first: None, last: 0 }
     }
 
+    /// From the end of what the host says it has pruned: the event that follows must be there, and follow.
+    pub fn after(npub: Npub, seq: i64, head: Hash32) -> Self {
+        // Where nothing was pruned, the beginning is known.
+        let head = if seq == 0 { genesis(&npub) } else { head };
+        Self { npub, head: Some(head), first: None, last: seq }
+    }
+
+    /// Whether the events go on to where the host says that they end.
+    pub fn reaches(&self, seq: i64, head: Hash32) -> Result<(), String> {
+        match (self.last.cmp(&seq), self.head) {
+            (std::cmp::Ordering::Less, _) => Err(format!("events {} to {seq} are missing", self.last + 1)),
+            (std::cmp::Ordering::Equal, Some(last)) if last != head => Err("the last event is not the head".to_owned()),
+            // More came since the end was asked for.
+            _ => Ok(()),
+        }
+    }
+
     /// How many events were found in order.
     pub fn checked(&self) -> i64 {
         self.first.map_or(0, |first| self.last - first + 1)
@@ -204,7 +221,7 @@ impl Chain {
         if parsed.npub != self.npub {
             return Err(format!("event {seq} is of another agent"));
         }
-        if self.first.is_some() && seq != self.last + 1 {
+        if (self.first.is_some() || self.head.is_some()) && seq != self.last + 1 {
             return Err(format!("event {seq} follows {}: some are missing", self.last));
         }
         let before = match self.head {
@@ -271,6 +288,17 @@ mod tests {
         assert_eq!(run(&events), Ok(6));
         // Pruned at the front: what is kept still follows.
         assert_eq!(run(&events[2..]), Ok(4));
+        let head = |seq: usize| events[seq - 1]["hash"].as_str().unwrap().parse::<Hash32>().unwrap();
+        let after = |seq, head, events: &[Value]| {
+            let mut chain = Chain::after(npub, seq, head);
+            events.iter().try_for_each(|event| chain.take(event)).map(|()| chain)
+        };
+        let chain = after(2, head(2), &events[2..]).unwrap();
+        assert_eq!((chain.checked(), chain.reaches(6, head(6)), chain.reaches(5, head(5))), (4, Ok(()), Ok(())));
+        assert!(chain.reaches(7, head(6)).unwrap_err().contains("7"));
+        assert!(chain.reaches(6, head(5)).is_err());
+        assert!(after(2, head(1), &events[2..]).unwrap_err().contains("event 3"), "another pruned head");
+        assert!(after(1, head(1), &events[2..]).unwrap_err().contains("missing"));
         let mut missing = events.clone();
         missing.remove(3);
         assert!(run(&missing).unwrap_err().contains("missing"));

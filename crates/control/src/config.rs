@@ -21,8 +21,6 @@ pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 pub const TICKET_MS: i64 = 30_000;
 /// How long an Idempotency-Key is remembered.
 pub const IDEMPOTENCY_MS: i64 = 24 * 3_600_000;
-/// How long events are kept.
-pub const EVENTS_KEPT_MS: i64 = 30 * 86_400_000;
 /// Largest and default page.
 pub const MAX_PAGE: u32 = 200;
 pub const DEFAULT_PAGE: u32 = 50;
@@ -54,6 +52,46 @@ impl Operators {
             Self::Anyone => true,
             Self::Listed(listed) => listed.contains(npub),
         }
+    }
+}
+
+/// How long things are kept, in days. What is older goes within a day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Events of agents. The hash of the last one that went stays, so that the chain still verifies.
+    pub events_days: u32,
+    /// The history of ticks, with their concluded payments and budget windows.
+    pub ticks_days: u32,
+    /// What was in an inbox: a repetition after that would be new.
+    pub inbox_days: u32,
+    /// What was published.
+    pub publications_days: u32,
+    /// Who changed what.
+    pub audit_days: u32,
+    /// Regular events of the inbox relay. Those that a later one replaces stay.
+    pub relay_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { events_days: 30, ticks_days: 90, inbox_days: 30, publications_days: 7, audit_days: 400, relay_days: 400 }
+    }
+}
+
+impl Retention {
+    /// At most ten years; at least what others rely on.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let within = |days: u32, least: u32| (least..=3_650).contains(&days);
+        let rules = [
+            (within(self.events_days, 1), "retention.events_days: use 1 to 3650"),
+            (within(self.ticks_days, 8), "retention.ticks_days: use 8 to 3650; a runway looks back a week"),
+            (within(self.inbox_days, 7), "retention.inbox_days: use 7 to 3650"),
+            (within(self.publications_days, 1), "retention.publications_days: use 1 to 3650"),
+            (within(self.audit_days, 30), "retention.audit_days: use 30 to 3650"),
+            (within(self.relay_days, 7), "retention.relay_days: use 7 to 3650"),
+        ];
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, why)| Err(*why))
     }
 }
 
@@ -96,6 +134,7 @@ pub struct ControlConfig {
     /// A home must have lived this long before its agents return to it.
     pub home_settle_ms: u64,
     pub scale: ScaleRules,
+    pub retention: Retention,
     pub operators: Operators,
     /// Whether a policy may name a wallet of play money.
     pub development_wallets: bool,
@@ -135,6 +174,7 @@ impl ControlConfig {
             moves_per_second: 50,
             home_settle_ms: 15_000,
             scale: ScaleRules::default(),
+            retention: Retention::default(),
             operators: Operators::Listed(Vec::new()),
             development_wallets: false,
             invoice_wait_ms: 10_000,
@@ -161,6 +201,7 @@ impl ControlConfig {
         if !(2_000..=60_000).contains(&self.lease_ms) {
             return Err("lease_ms: use 2000 to 60000".to_owned());
         }
+        self.retention.check()?;
         if self.invoice_wait_ms > 10_000 {
             return Err("invoice_wait_ms: at most 10000".to_owned());
         }

@@ -90,15 +90,18 @@ async fn count(app: &Shared) -> Result<Fleet, StoreError> {
     let needs = known(fleet::needs(store).await?, &workers);
     let live: Vec<WorkerView> =
         workers.iter().filter(|(worker, _)| is_live(worker, at, app.config.lease_ms)).map(view).collect();
-    let month = Month::of(at);
+    let (month, census) = (Month::of(at), fleet::census(store, at.plus_ms(-ON_TIME_MS)).await?);
+    let mut this_month = availability::total(store, month).await?;
+    // Whoever is overdue now has missed one at least; how many, its next tick will say.
+    this_month.all = this_month.all.and_missed(census.overdue);
     Ok(Fleet {
         at,
         scale: scale(&live, &needs, &app.config.scale),
         workers,
-        census: fleet::census(store, at.plus_ms(-ON_TIME_MS)).await?,
+        census,
         waiting: fleet::waiting(store).await?,
         month,
-        this_month: availability::total(store, month).await?,
+        this_month,
         last_month: availability::total(store, month.before()).await?,
         worst: availability::worst(store, month, WORST).await?,
     })

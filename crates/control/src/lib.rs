@@ -32,7 +32,7 @@ use nexus_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ControlConfig, Operators, Rate, Registration};
+pub use config::{ControlConfig, Operators, Rate, Registration, Retention};
 pub use metrics::Metrics;
 pub use problem::{Code, Problem};
 

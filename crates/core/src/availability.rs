@@ -17,6 +17,16 @@ const DAY_MS: i64 = 86_400_000;
 pub struct Month(pub i64);
 
 impl Month {
+    /// Its first moment.
+    pub fn start(self) -> UnixMs {
+        // Howard Hinnant's days_from_civil, the inverse of what `of` does.
+        let (year, month) = (self.0.div_euclid(100), self.0.rem_euclid(100));
+        let (year, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
+        let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + (153 * from_march + 2) / 5;
+        UnixMs((days - 719_468) * DAY_MS)
+    }
+
     pub const fn before(self) -> Self {
         if self.0 % 100 <= 1 { Self(self.0 - 89) } else { Self(self.0 - 1) }
     }
@@ -33,6 +43,28 @@ impl Month {
     }
 }
 
+/// Beats that were due and never met: `count` of them from `first` on, `interval_ms` apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missed {
+    pub count: u64,
+    pub first: UnixMs,
+    pub interval_ms: i64,
+}
+
+impl Missed {
+    pub const NONE: Self = Self { count: 0, first: UnixMs(0), interval_ms: 1 };
+
+    /// How many were due in this month, and in the one before it. What is longer ago is shown nowhere.
+    pub fn by_month(&self, month: Month) -> (u64, u64) {
+        let before = |at: UnixMs| {
+            let span = at.0.saturating_sub(self.first.0).max(0).unsigned_abs();
+            span.div_ceil(self.interval_ms.max(1).unsigned_abs()).min(self.count)
+        };
+        let (old, earlier) = (before(month.before().start()), before(month.start()));
+        (self.count - earlier, earlier - old)
+    }
+}
+
 /// Due ticks of one agent, or of many, in one month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Availability {
@@ -45,6 +77,11 @@ impl Availability {
     pub fn started(due: UnixMs, started: UnixMs, missed: u64) -> Self {
         let on_time = u64::from(started.0.saturating_sub(due.0) <= ON_TIME_MS);
         Self { due: missed.saturating_add(1), on_time }
+    }
+
+    /// With so many more that were due and not met.
+    pub const fn and_missed(self, missed: u64) -> Self {
+        Self { due: self.due.saturating_add(missed), on_time: self.on_time }
     }
 
     /// Of a hundred thousand; whoever had nothing due kept every promise.
@@ -75,6 +112,27 @@ mod tests {
         assert_eq!(month(1_767_225_600_000), 202_601);
         assert_eq!(month(-1), 196_912);
         assert_eq!((Month(202_601).before().0, Month(202_612).before().0), (202_512, 202_611));
+    }
+
+    #[test]
+    fn a_month_begins_where_the_one_before_ends() {
+        for month in [197_001, 200_002, 200_003, 202_512, 202_601, 202_603, 202_612] {
+            let start = Month(month).start();
+            assert_eq!((Month::of(start), Month::of(start.plus_ms(-1))), (Month(month), Month(month).before()));
+        }
+    }
+
+    #[test]
+    fn missed_beats_belong_to_the_month_in_which_they_were_due() {
+        let start = Month(202_603).start();
+        let missed = |count, first: i64| Missed { count, first: start.plus_ms(first), interval_ms: 1_000 };
+        assert_eq!(missed(5, 0).by_month(Month(202_603)), (5, 0));
+        assert_eq!(missed(5, -2_000).by_month(Month(202_603)), (3, 2));
+        assert_eq!(missed(5, -1_999).by_month(Month(202_603)), (3, 2));
+        assert_eq!(missed(5, -60_000).by_month(Month(202_603)), (0, 5));
+        assert_eq!(missed(5, 0).by_month(Month(202_604)), (0, 5));
+        assert_eq!(missed(5, -2_000).by_month(Month(202_604)), (0, 3), "two months ago is shown nowhere");
+        assert_eq!(Missed::NONE.by_month(Month(202_604)), (0, 0));
     }
 
     #[test]

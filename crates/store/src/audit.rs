@@ -51,6 +51,14 @@ pub async fn record(store: &Store, audit: Audit) -> Result<()> {
     store.change("record in the audit", audit.statement()).await.map(|_| ())
 }
 
+/// Forgets the oldest rows from before `before`, at most `limit`. Returns how many.
+pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
+    // Ids grow with time, so that the oldest rows are looked at and no others.
+    let sql = "DELETE FROM audit WHERE id IN
+        (SELECT o.id FROM (SELECT id, at FROM audit ORDER BY id LIMIT ?2) o WHERE o.at < ?1)";
+    store.change("purge the audit", Statement::write(sql, params![before, limit])).await
+}
+
 /// The account's rows with ids above `after`, oldest first, at most `limit` (and [`MAX_PAGE`]).
 pub async fn list(store: &Store, account: AccountId, after: i64, limit: u32) -> Result<Vec<AuditRow>> {
     let sql = "SELECT id, at, account_id, actor, action, target, detail FROM audit

@@ -32,6 +32,20 @@ pub(crate) fn statement(npub: Npub, month: Month, kept: Availability) -> Stateme
     )
 }
 
+/// The same, and beats of the month before that nothing met.
+pub(crate) fn statements(npub: Npub, month: Month, kept: Availability, missed_before: u64) -> Vec<Statement> {
+    let mut statements = vec![statement(npub, month, kept)];
+    if missed_before > 0 {
+        let sql = "UPDATE agent SET last_month = ?2,
+                last_month_due = CASE WHEN last_month = ?2 THEN last_month_due ELSE 0 END + ?3,
+                last_month_on_time = CASE WHEN last_month = ?2 THEN last_month_on_time ELSE 0 END
+             WHERE npub = ?1";
+        let missed = i64::try_from(missed_before).unwrap_or(i64::MAX);
+        statements.push(Statement::write(sql, params![npub, month.before().0, missed]));
+    }
+    statements
+}
+
 /// One agent's month; none when nothing was due in it, or it is longer ago than the last.
 pub async fn of_agent(store: &Store, npub: Npub, month: Month) -> Result<Option<Availability>> {
     let sql = "SELECT CASE WHEN month = ?2 THEN month_due ELSE last_month_due END,

@@ -109,6 +109,12 @@ pub async fn prune(store: &Store, npub: Npub, before: UnixMs, limit: u32) -> Res
     Ok(outputs.last().map_or(0, |output| output.affected))
 }
 
+/// The last event that was pruned and the chain's head after it: what the first that is kept follows from. Number 0 and
+/// the chain's beginning where nothing was.
+pub async fn pruned(store: &Store, npub: Npub) -> Result<(i64, Hash32)> {
+    ends(store, npub).await.map(|ends| (ends.pruned_seq, ends.pruned_head))
+}
+
 /// Agents that the oldest `limit` events before `before` belong to: whom to [`prune`].
 pub async fn agents_to_prune(store: &Store, before: UnixMs, limit: u32) -> Result<Vec<Npub>> {
     let sql = "SELECT DISTINCT o.npub FROM (SELECT npub, at FROM event ORDER BY id LIMIT ?2) o WHERE o.at < ?1";

@@ -68,7 +68,9 @@ pub async fn find(
         .await
 }
 
-pub async fn purge(store: &Store, now: UnixMs) -> Result<u64> {
-    let statement = Statement::write("DELETE FROM idempotency WHERE expires_at <= ?1", params![now]);
-    store.change("purge idempotency keys", statement).await
+/// Forgets what expired, at most `limit`. Returns how many.
+pub async fn purge(store: &Store, now: UnixMs, limit: u32) -> Result<u64> {
+    let sql = "DELETE FROM idempotency WHERE (account_id, route, idempotency_key) IN
+        (SELECT account_id, route, idempotency_key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    store.change("purge idempotency keys", Statement::write(sql, params![now, limit])).await
 }

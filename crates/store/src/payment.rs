@@ -122,19 +122,6 @@ pub async fn counter(store: &Store, npub: Npub, window: Window) -> Result<Counte
     Ok(found.unwrap_or_default())
 }
 
-/// Deletes tick windows with nothing held of ticks that are closed, and day windows before `day`. Returns how many.
-pub async fn purge_windows(store: &Store, npub: Npub, day: i64) -> Result<u64> {
-    // Windows of open ticks and of today stay; so does every window that holds something. The CASE, since the order of two
-    // conditions is the engine's to choose, and no tick's window is a number.
-    let sql = "DELETE FROM budget WHERE npub = ?1 AND held_msat = 0 AND win IN (
-        SELECT b.win FROM budget b WHERE b.npub = ?1 AND b.win LIKE 'tick:%'
-            AND NOT EXISTS (SELECT 1 FROM tick t WHERE t.npub = ?1 AND t.status = 'open')
-        UNION ALL
-        SELECT b.win FROM budget b WHERE b.npub = ?1
-            AND CASE WHEN b.win LIKE 'day:%' THEN CAST(SUBSTR(b.win, 5) AS BIGINT) ELSE ?2 END < ?2)";
-    store.change("purge budget windows", Statement::write(sql, params![npub, day])).await
-}
-
 fn payment_row(row: &mut Columns) -> Result<Payment> {
     Ok(Payment {
         npub: row.get()?,

@@ -191,6 +191,49 @@ pub async fn purge_expired(store: &Store, now: UnixMs, limit: u32) -> Result<u64
     Ok(outputs.last().map_or(0, |output| output.affected))
 }
 
+/// Where a walk over all events by arrival has got to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Walk {
+    position: i64,
+    /// Nothing older lies ahead: begin again.
+    pub done: bool,
+}
+
+/// Deletes regular events (those that no later one replaces) received before `before`, among the next `limit` after
+/// `walk`. Returns how many, and how to go on.
+pub async fn purge_old(store: &Store, before: UnixMs, walk: Walk, limit: u32) -> Result<(u64, Walk)> {
+    let sql = "SELECT position, received_at, CAST(CASE WHEN slot IS NULL THEN 1 ELSE 0 END AS BIGINT), id FROM relay_event WHERE position > ?1
+        ORDER BY position LIMIT ?2";
+    let read = |row: &mut Columns| {
+        let (position, at): (i64, UnixMs) = (row.get()?, row.get()?);
+        Ok((position, at, row.get::<bool>()?, row.get::<Hash32>()?))
+    };
+    let limit = limit.min(MAX_LIMIT);
+    let page = store.rows("look for old relay events", sql, params![walk.position, limit], read).await?;
+    let full = page.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let old = page.iter().take_while(|(_, at, _, _)| *at < before);
+    let mut next = Walk { position: walk.position, done: true };
+    let mut batch = Batch::new("purge old relay events");
+    let (mut deletions, mut seen) = (Vec::new(), 0);
+    for (position, _, regular, id) in old {
+        (next.position, seen) = (*position, seen + 1);
+        if *regular {
+            batch.push(Statement::write("DELETE FROM relay_tag WHERE event_id = ?1", params![*id]));
+            batch.push(Statement::write("DELETE FROM relay_event WHERE id = ?1", params![*id]));
+            deletions.push(batch.len() - 1);
+        }
+    }
+    next.done = !full || seen < page.len();
+    if next.done {
+        next.position = 0;
+    }
+    if batch.is_empty() {
+        return Ok((0, next));
+    }
+    let outputs = store.write(batch).await?;
+    Ok((deletions.into_iter().filter_map(|place| outputs.get(place)).map(|output| output.affected).sum(), next))
+}
+
 /// Stored events and bytes of one author: for quotas.
 pub async fn usage(store: &Store, author: Npub) -> Result<(u64, u64)> {
     let sql = "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM relay_event WHERE pubkey = ?1";

@@ -21,11 +21,15 @@ pub fn use_once_statement(kind: &'static str, id: Hash32, expires_at: UnixMs) ->
     Statement::write(sql, params![kind, id, expires_at]).one_or(Verdict::Duplicate)
 }
 
-/// Forgets what expired before `now`. Returns how many.
-pub async fn purge(store: &Store, now: UnixMs) -> Result<u64> {
+/// Forgets what expired before `now`, at most `limit` of each kind. Returns how many.
+pub async fn purge(store: &Store, now: UnixMs, limit: u32) -> Result<u64> {
     let mut batch = Batch::new("purge used ids");
-    batch.push(Statement::write("DELETE FROM replay WHERE expires_at < ?1", params![now]));
-    batch.push(Statement::write("DELETE FROM ticket WHERE expires_at < ?1", params![now]));
+    let used = "DELETE FROM replay WHERE (kind, id) IN
+        (SELECT kind, id FROM replay WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)";
+    batch.push(Statement::write(used, params![now, limit]));
+    let tickets = "DELETE FROM ticket WHERE hash IN
+        (SELECT hash FROM ticket WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)";
+    batch.push(Statement::write(tickets, params![now, limit]));
     Ok(store.write(batch).await?.iter().map(|output| output.affected).sum())
 }
 

@@ -53,6 +53,8 @@ pub enum Side {
     Promise {
         month: Month,
         kept: Availability,
+        /// Of the month before: due, and never met.
+        missed_before: u64,
     },
 }
 
@@ -92,7 +94,9 @@ impl Side {
                 vec![publication::result_statement(npub, *event_id, *done, relays.clone(), *next_attempt_at)]
             }
             Self::Provider { provider, fact } => vec![fact.statement(npub, *provider, now)],
-            Self::Promise { month, kept } => vec![availability::statement(npub, *month, *kept)],
+            Self::Promise { month, kept, missed_before } => {
+                availability::statements(npub, *month, *kept, *missed_before)
+            }
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Ticks: begun, committed or skipped, each in one batch under the fence.
 
+use nexus_core::budget::Window;
 use nexus_core::trigger::Trigger;
 use nexus_core::{Generation, Msat, Npub, TickId, UnixMs};
 
@@ -10,7 +11,7 @@ use crate::event::NewEvent;
 use crate::inbox::Item;
 use crate::journal::Record;
 use crate::row::Columns;
-use crate::{Conflict, Fence, Result, Side, Statement, Store, Verdict, agent, inbox, journal};
+use crate::{Batch, Conflict, Fence, Result, Side, Statement, Store, Verdict, agent, inbox, journal};
 
 /// Most ticks of one page.
 pub const MAX_PAGE: u32 = 200;
@@ -237,11 +238,40 @@ pub async fn last_committed(store: &Store, npub: Npub) -> Result<Option<Tick>> {
     store.row("find the last tick", sql, params![npub], tick_row).await
 }
 
-/// Deletes closed ticks that started before `before`. Returns how many.
+/// Deletes closed ticks that started before `before`, with their concluded payments and the budget windows that hold
+/// nothing, oldest first, at most `limit` and [`MAX_PAGE`]. Returns how many ticks.
 pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
-    let sql = "DELETE FROM tick WHERE tick_id IN
-        (SELECT tick_id FROM tick WHERE tick_id < ?1 AND status <> 'open' ORDER BY tick_id LIMIT ?2)";
-    store.change("purge ticks", Statement::write(sql, params![floor(before), limit])).await
+    let sql = "SELECT tick_id, npub, started_at, ended_at, status FROM tick
+        WHERE tick_id < ?1 AND status <> 'open' ORDER BY tick_id LIMIT ?2";
+    let read = |row: &mut Columns| {
+        let (tick, npub, started, ended): (TickId, Npub, UnixMs, Option<UnixMs>) =
+            (row.get()?, row.get()?, row.get()?, row.get()?);
+        Ok((tick, npub, started, ended, row.parse(TickStatus::parse)?))
+    };
+    let old = store.rows("find old ticks", sql, params![floor(before), limit.min(MAX_PAGE)], read).await?;
+    if old.is_empty() {
+        return Ok(0);
+    }
+    let mut batch = Batch::new("purge ticks");
+    let mut deletions = Vec::with_capacity(old.len());
+    for (tick, npub, started, ended, status) in old {
+        // A skipped one paid nothing.
+        if status != TickStatus::Skipped {
+            batch.push(Statement::write(
+                "DELETE FROM payment WHERE npub = ?1 AND created_at >= ?2 AND created_at <= ?3 AND tick_id = ?4
+                    AND state IN ('settled', 'failed', 'canceled')",
+                params![npub, started, ended.unwrap_or(started), tick],
+            ));
+            batch.push(Statement::write(
+                "DELETE FROM budget WHERE npub = ?1 AND win IN (?2, ?3) AND held_msat = 0",
+                params![npub, Window::Tick(tick).key(), Window::day_of(started).key()],
+            ));
+        }
+        batch.push(Statement::write("DELETE FROM tick WHERE tick_id = ?1 AND status <> 'open'", params![tick]));
+        deletions.push(batch.len() - 1);
+    }
+    let outputs = store.write(batch).await?;
+    Ok(deletions.into_iter().filter_map(|place| outputs.get(place)).map(|output| output.affected).sum())
 }
 
 impl TickStatus {

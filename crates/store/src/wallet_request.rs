@@ -115,9 +115,11 @@ pub async fn get(store: &Store, npub: Npub, id: &str) -> Result<Option<WalletReq
     store.row("read a wallet request", sql, params![npub, id.to_owned()], request_row).await
 }
 
-pub async fn purge(store: &Store, now: UnixMs) -> Result<u64> {
-    let statement = Statement::write("DELETE FROM wallet_request WHERE expires_at <= ?1", params![now]);
-    store.change("purge wallet requests", statement).await
+/// Forgets what expired, at most `limit`. Returns how many.
+pub async fn purge(store: &Store, now: UnixMs, limit: u32) -> Result<u64> {
+    let sql = "DELETE FROM wallet_request WHERE request_id IN
+        (SELECT request_id FROM wallet_request WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    store.change("purge wallet requests", Statement::write(sql, params![now, limit])).await
 }
 
 fn request_row(row: &mut Columns) -> Result<WalletRequest> {

@@ -119,7 +119,7 @@ async fn a_retry_gets_the_first_answer(world: World) {
     let find = |now| idempotency::find(store, account_id(), "POST /v1/agents", "k", now);
     assert_eq!(find(NOW).await.unwrap(), Some(first));
     assert_eq!(find(NOW.plus_ms(10)).await.unwrap(), None, "expired");
-    assert_eq!(idempotency::purge(store, NOW.plus_ms(10)).await.unwrap(), 1);
+    assert_eq!(idempotency::purge(store, NOW.plus_ms(10), 100).await.unwrap(), 1);
 }
 
 async fn tokens_and_single_use(world: World) {
@@ -146,7 +146,7 @@ async fn tokens_and_single_use(world: World) {
     assert!(replay::use_once(store, "nip98", id, NOW).await.unwrap());
     assert!(!replay::use_once(store, "nip98", id, NOW).await.unwrap());
     assert!(replay::use_once(store, "proof", id, NOW).await.unwrap(), "kinds are namespaces");
-    assert_eq!(replay::purge(store, NOW.plus_ms(1)).await.unwrap(), 2);
+    assert_eq!(replay::purge(store, NOW.plus_ms(1), 100).await.unwrap(), 2);
     replay::put_ticket(store, id, "body".into(), NOW.plus_ms(5)).await.unwrap();
     assert_eq!(replay::take_ticket(store, id, NOW).await.unwrap().as_deref(), Some("body"));
     assert_eq!(replay::take_ticket(store, id, NOW).await.unwrap(), None);
@@ -196,7 +196,22 @@ async fn wallet_requests_are_bounded_and_answered_once(world: World) {
     assert_eq!(wallet_request::get(store, ALICE, "3").await.unwrap().unwrap().answer, Some(done()));
     assert_eq!(wallet_request::waiting(store, ALICE, NOW).await.unwrap().len() as i64, MAX_WAITING - 1);
     wallet_request::put(store, request(99), None).await.unwrap();
-    assert_eq!(wallet_request::purge(store, NOW.plus_ms(1_000)).await.unwrap() as i64, MAX_WAITING + 1);
+    assert_eq!(wallet_request::purge(store, NOW.plus_ms(1_000), 100).await.unwrap() as i64, MAX_WAITING + 1);
+}
+
+async fn the_audit_is_forgotten_from_its_oldest_row_on(world: World) {
+    let store = &world.store;
+    let before = nexus_store::audit::list(store, account_id(), 0, 500).await.unwrap().len();
+    for n in 1..=5 {
+        let row = Audit { at: NOW.plus_ms(n), account: Some(account_id()), ..audit("later") };
+        nexus_store::audit::record(store, row).await.unwrap();
+    }
+    let purge = |at: i64, limit| nexus_store::audit::purge(store, NOW.plus_ms(at), limit);
+    assert_eq!(purge(0, 100).await.unwrap(), 0);
+    assert_eq!(purge(3, 1).await.unwrap(), 1, "a piece at a time");
+    purge(3, 100).await.unwrap();
+    let kept: Vec<_> = nexus_store::audit::list(store, account_id(), 0, 500).await.unwrap();
+    assert_eq!(kept.iter().map(|row| row.audit.at.0 - NOW.0).collect::<Vec<_>>(), [3, 4, 5], "of {before} and five");
 }
 
 /// What one engine cannot store is refused by name on all of them; somebody else's words lose what cannot be stored.
@@ -222,6 +237,7 @@ async fn zero_bytes_are_refused_or_left_out(world: World) {
 
 suite::suite!(
     zero_bytes_are_refused_or_left_out,
+    the_audit_is_forgotten_from_its_oldest_row_on,
     every_change_is_audited_and_a_refused_one_is_not,
     agents_are_found_by_their_account_alone,
     deleting_leaves_nothing_but_the_audit,

@@ -106,7 +106,43 @@ const RESTORE: &str = "DELETE FROM event;
         event_head = (SELECT k.event_head FROM kept_ends k WHERE k.npub = agent.npub),
         pruned_head = (SELECT k.pruned_head FROM kept_ends k WHERE k.npub = agent.npub);";
 
-suite::suite!(numbers_have_no_gaps_and_resume_anywhere, the_outbox_is_a_flag, pruning_keeps_the_chain, tampering_shows,);
+/// Pruned piece by piece while others append, announce and prune: after each piece the chain verifies, numbers go on,
+/// and a store that is opened anew in between finds it whole.
+async fn pruning_beside_appends(world: World) {
+    let mut world = world;
+    event::append(&world.store, ALICE, (1..=60).map(balance).collect()).await.unwrap();
+    relay_all(&world).await;
+    for piece in 0..4 {
+        let (store, before) = (&world.store, NOW.plus_ms(50));
+        let append = event::append(store, ALICE, vec![balance(200), balance(201)]);
+        let prune = event::prune(store, ALICE, before, 7);
+        let rival = event::prune(store, ALICE, before, 7);
+        let verify = event::verify_chain(store, ALICE);
+        let (appended, pruned, rival, seen) = tokio::join!(append, prune, rival, verify);
+        let first = 62 + piece * 2;
+        assert_eq!(appended.unwrap(), [first, first + 1]);
+        // Two that found the same piece: one of them did it.
+        let done = [pruned, rival].into_iter().filter_map(Result::ok).collect::<Vec<_>>();
+        assert!(!done.is_empty() && done.iter().all(|gone| *gone == 7), "{done:?}");
+        assert!(matches!(seen.unwrap(), Chain::Intact { .. }));
+        world = world.reopen().await;
+        let chain = event::verify_chain(&world.store, ALICE).await.unwrap();
+        let Chain::Intact { first_seq, .. } = chain else { panic!("piece {piece}: {chain:?}") };
+        let (pruned, head) = event::pruned(&world.store, ALICE).await.unwrap();
+        assert_eq!(pruned + 1, first_seq);
+        let kept = event::after(&world.store, ALICE, 0, 1).await.unwrap();
+        assert_eq!(kept[0].event.seq, first_seq);
+        assert_ne!(kept[0].hash, head, "the head after the last that went, not of the first that is kept");
+    }
+}
+
+suite::suite!(
+    pruning_beside_appends,
+    numbers_have_no_gaps_and_resume_anywhere,
+    the_outbox_is_a_flag,
+    pruning_keeps_the_chain,
+    tampering_shows,
+);
 
 /// Many writers at once: still no gap, and the chain holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ mod common;
 #[path = "common/suite.rs"]
 mod suite;
 
-use common::{ALICE, Kind, NOW, World, new_payment, tick_id};
+use common::{ALICE, Kind, NOW, World, new_payment, sql, tick_id};
 use nexus_core::budget::{Counter, Window};
 use nexus_core::payment::PaymentState::{self, *};
 use nexus_core::{Hash32, Msat};
@@ -138,16 +138,45 @@ async fn windows_are_forgotten_when_nothing_holds(world: World) {
     let tick_window =
         Side::ReserveBudget { window: Window::Tick(tick_id(1)), amount: Msat::new(5), limit: Msat::new(9) };
     apply(&world, vec![reserve(5, 10), tick_window]).await.unwrap();
-    assert_eq!(payment::purge_windows(&world.store, ALICE, 100).await.unwrap(), 0, "both hold");
-    let release = |window| Side::ReleaseBudget { window, amount: Msat::new(5) };
-    apply(&world, vec![release(Window::Day(1)), release(Window::Tick(tick_id(1)))]).await.unwrap();
-    assert_eq!(
-        payment::purge_windows(&world.store, ALICE, 1).await.unwrap(),
-        0,
-        "a day that is not over, an open tick"
-    );
+    let today = Window::day_of(NOW);
+    let hold = Side::ReserveBudget { window: today, amount: Msat::new(7), limit: Msat::new(9) };
+    apply(&world, vec![hold, Side::InsertPayment(new_payment(1, "job:1"))]).await.unwrap();
+    let later = NOW.plus_ms(i64::MAX / 4);
+    assert_eq!(tick::purge(&world.store, later, 100).await.unwrap(), 0, "an open tick");
     tick::commit(&world.store, world.commit(ALICE, 1, 2)).await.unwrap();
-    assert_eq!(payment::purge_windows(&world.store, ALICE, 2).await.unwrap(), 2);
+    assert_eq!(tick::purge(&world.store, NOW, 100).await.unwrap(), 0, "not old enough");
+    assert_eq!(tick::purge(&world.store, later, 100).await.unwrap(), 1);
+    let kept = |window| payment::counter(&world.store, ALICE, window);
+    assert_eq!(kept(Window::Tick(tick_id(1))).await.unwrap().held, Msat::new(5), "what is held stays");
+    assert_eq!(kept(today).await.unwrap().held, Msat::new(7));
+    assert_eq!(payment::open(&world.store, ALICE).await.unwrap().len(), 1, "what is not concluded stays");
+
+    // Of a tick whose payment is concluded and whose windows hold nothing, nothing stays.
+    tick::begin(&world.store, world.begin(ALICE, 2)).await.unwrap();
+    let window = Window::Tick(tick_id(2));
+    let reserve = Side::ReserveBudget { window, amount: Msat::new(5), limit: Msat::new(9) };
+    let release = |window, msat| Side::ReleaseBudget { window, amount: Msat::new(msat) };
+    let append = world.append(ALICE, 2, 2, vec![reserve, Side::InsertPayment(new_payment(2, "job:2"))]);
+    let hash = new_payment(2, "job:2").hash;
+    journal::append(&world.store, append).await.unwrap();
+    let at = NOW;
+    let cancel = PaymentMove {
+        hash,
+        from: PaymentState::Reserved,
+        to: PaymentState::Canceled,
+        at,
+        fee: None,
+        preimage: None,
+        note: None,
+    };
+    let sides = vec![Side::Payment(cancel), release(window, 5), release(today, 7)];
+    journal::append(&world.store, world.append(ALICE, 2, 3, sides)).await.unwrap();
+    tick::commit(&world.store, world.commit(ALICE, 2, 3)).await.unwrap();
+    assert!(payment::get(&world.store, ALICE, hash).await.unwrap().is_some());
+    assert_eq!(tick::purge(&world.store, later, 100).await.unwrap(), 1);
+    assert_eq!(payment::get(&world.store, ALICE, hash).await.unwrap(), None);
+    let windows = sql(&world, "SELECT COUNT(*) FROM budget WHERE win <> 'day:1'");
+    assert_eq!(windows.trim(), "1", "the first tick's alone");
 }
 
 suite::suite!(

@@ -9,7 +9,7 @@ use common::{ALICE, Kind, NOW, World};
 use nexus_core::trigger::Trigger;
 use nexus_core::{Hash32, Npub};
 use nexus_store::inbox::{self, NewItem};
-use nexus_store::relay_event::{self, Filter, NewRelayEvent, Stored};
+use nexus_store::relay_event::{self, Filter, NewRelayEvent, Stored, Walk};
 use nexus_store::{Conflict, Store};
 
 const AUTHOR: Npub = Npub::from_bytes([3; 32]);
@@ -168,10 +168,39 @@ async fn any_text_is_a_tag(world: World) {
     }
 }
 
+async fn old_regular_events_go_in_pieces_and_what_is_replaced_stays(world: World) {
+    let store = &world.store;
+    let at = |id, kind, received: i64| NewRelayEvent {
+        received_at: NOW.plus_ms(received),
+        tags: vec![('t', "a".into())],
+        ..note(id, kind, T + i64::from(id))
+    };
+    for id in 1..=5 {
+        put(store, at(id, 1, i64::from(id))).await;
+    }
+    put(store, at(6, 0, 6)).await;
+    put(store, at(7, 1, 7)).await;
+    put(store, at(8, 1, 100)).await;
+    let mut walk = Walk::default();
+    let mut gone = 0;
+    for _ in 0..3 {
+        assert!(!walk.done);
+        let piece;
+        (piece, walk) = relay_event::purge_old(store, NOW.plus_ms(50), walk, 3).await.unwrap();
+        gone += piece;
+    }
+    assert_eq!((gone, walk), (6, Walk { done: true, ..Walk::default() }));
+    assert_eq!(ids(store, Filter::default()).await, [8, 6]);
+    let tagged = Filter { tags: vec![('t', vec!["a".into()])], ..Filter::default() };
+    assert_eq!(ids(store, tagged).await, [8, 6], "tags go with their events");
+    assert_eq!(relay_event::purge_old(store, NOW.plus_ms(50), Walk::default(), 3).await.unwrap().0, 0);
+}
+
 suite::suite!(
     replaceable_and_addressable,
     filters,
     deleted_stays_deleted,
     the_inbox_row_comes_with_the_event,
     any_text_is_a_tag,
+    old_regular_events_go_in_pieces_and_what_is_replaced_stays,
 );

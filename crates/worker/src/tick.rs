@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nexus_core::availability::{Availability, Month};
+use nexus_core::availability::{Availability, Missed, Month};
 use nexus_core::budget::Window;
 use nexus_core::event::EventBody;
 use nexus_core::tick::{ActionOutcome, End, Failure, Plan, Record, Step, Tick};
@@ -90,9 +90,16 @@ pub(crate) struct Cause {
     pub taken: Vec<Taken>,
     pub due: UnixMs,
     /// Heartbeats before it that were never met.
-    pub missed: u64,
+    pub missed: Missed,
     /// When the turn began to look at what there is.
     pub since: MonoMs,
+}
+
+/// What a tick that starts now means for the agent's availability.
+fn promise(due: UnixMs, now: UnixMs, missed: Missed) -> Side {
+    let month = Month::of(now);
+    let (missed, missed_before) = missed.by_month(month);
+    Side::Promise { month, kept: Availability::started(due, now, missed), missed_before }
 }
 
 /// Begins a tick: its row, its inbox rows, its first record and `tick_started`, in one batch.
@@ -123,7 +130,7 @@ pub(crate) async fn begin<'a>(
         inbox: rows,
         records,
         events: vec![NewEvent::new(now, started)],
-        side: vec![Side::Promise { month: Month::of(now), kept: Availability::started(due, now, missed) }],
+        side: vec![promise(due, now, missed)],
     };
     pen.host.faults.pass(At::Before, "append:began").await;
     let seqs = ticks::begin(&pen.host.store, begin).await?;

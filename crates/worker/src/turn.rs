@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nexus_bus::Wake;
+use nexus_core::availability::Missed;
 use nexus_core::budget::{Window, believe};
 use nexus_core::gate::{self, Refusal, Standing};
 use nexus_core::lifecycle::{self, Lifecycle};
@@ -295,8 +296,8 @@ async fn live(
     // What stood in the way was shown with its reason: the promise begins when it is gone.
     let explained = agent.reason.is_some();
     let due = taken.iter().map(|taken| taken.received_at).min().or(agent.next_tick_at).filter(|_| !explained);
-    let missed = if heartbeat_due { advance(&pen, &agent, now).await? } else { 0 };
-    let missed = if explained { 0 } else { missed };
+    let missed = if heartbeat_due { advance(&pen, &agent, now).await? } else { Missed::NONE };
+    let missed = if explained { Missed::NONE } else { missed };
     let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed, since };
     let run = tick::begin(pen, &agent, opened, driver, balance, stop, cause).await?;
     run.drive().await?;
@@ -318,10 +319,11 @@ pub(crate) fn until(host: &Host, at: Option<UnixMs>) -> MonoMs {
     host.mono().plus_ms(wait)
 }
 
-/// Moves the heartbeat on, and notes the beats that were missed. Returns how many.
-async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<u64, TurnError> {
-    let Some(due) = agent.next_tick_at else { return Ok(0) };
-    let met = schedule::meet(due, i64::from(agent.config.heartbeat_secs) * 1_000, now, agent.config.catch_up);
+/// Moves the heartbeat on, and notes the beats that were missed. Returns which.
+async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<Missed, TurnError> {
+    let Some(due) = agent.next_tick_at else { return Ok(Missed::NONE) };
+    let interval_ms = i64::from(agent.config.heartbeat_secs) * 1_000;
+    let met = schedule::meet(due, interval_ms, now, agent.config.catch_up);
     let change = Change { next_tick_at: Some(Some(met.next)), ..Change::default() };
     let mut events = Vec::new();
     if met.missed > 0 {
@@ -330,7 +332,7 @@ async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<u64, TurnE
         events.push(NewEvent::new(now, body));
     }
     pen.change(change, events).await?;
-    Ok(met.missed)
+    Ok(Missed { count: met.missed, first: due, interval_ms })
 }
 
 /// Opens and judges what waits in the inbox; what is refused is marked as handled.

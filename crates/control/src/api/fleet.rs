@@ -12,6 +12,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Answer;
+use super::status::percent;
 use crate::app::Shared;
 use crate::auth::Caller;
 use crate::fleet::{self, Fleet};
@@ -215,9 +216,4 @@ fn month_view(month: Month, total: Total) -> MonthView {
 
 fn worst_view(npub: Npub, kept: Availability) -> WorstView {
     WorstView { npub, due: kept.due, on_time: kept.on_time, percent: percent(kept.per_100k()) }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "at most a hundred thousand")]
-fn percent(per_100k: u64) -> f64 {
-    per_100k as f64 / 1_000.0
 }

@@ -1,5 +1,6 @@
 //! An agent as its owner sees it: every axis of its status, one reason in words, and what happens next.
 
+use nexus_core::availability::{Availability, Missed, Month, ON_TIME_MS, TARGET_PER_100K};
 use nexus_core::lifecycle::{Funds, Lifecycle};
 use nexus_core::status::{Desired, Hosting, Placement, Reason};
 use nexus_core::trigger::Trigger;
@@ -99,6 +100,11 @@ pub struct AgentStatus {
     pub event_seq: i64,
     /// The event chain's head (SHA-256, hex).
     pub event_head: String,
+    /// The last event that is no longer kept (0 if all are), and the chain's head after it: what the first that is kept
+    /// follows from.
+    pub pruned_seq: i64,
+    pub pruned_head: String,
+    pub availability: AgentAvailability,
     /// Newest first.
     pub last_ticks: Vec<TickView>,
 }
@@ -131,6 +137,7 @@ pub async fn whole(app: &Shared, agent: &Agent) -> Result<AgentStatus, Problem> 
     let ticks = nexus_store::tick::list(&app.store, npub, None, LAST_TICKS).await?;
     let (inbox_waiting, _) = nexus_store::inbox::level(&app.store, npub).await?;
     let sealed = nexus_store::agent::sealed(&app.store, npub).await?.unwrap_or_default();
+    let (pruned_seq, pruned_head) = nexus_store::event::pruned(&app.store, npub).await?;
     let policy = sealed.policy.and_then(|policy| serde_json::from_str(&policy.event).ok());
     Ok(AgentStatus {
         summary: summary(agent),
@@ -146,8 +153,68 @@ pub async fn whole(app: &Shared, agent: &Agent) -> Result<AgentStatus, Problem> 
         inbox_waiting,
         event_seq: agent.event_seq,
         event_head: agent.event_head.to_string(),
+        pruned_seq,
+        pruned_head: pruned_head.to_string(),
+        availability: availability(app, agent).await?,
         last_ticks: ticks.into_iter().map(TickView::from).collect(),
     })
+}
+
+/// Due ticks that started within a minute, by month (UTC).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AgentAvailability {
+    pub target_percent: f64,
+    pub this_month: KeptView,
+    pub last_month: KeptView,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeptView {
+    /// `yyyymm`, UTC.
+    pub month: i64,
+    pub due: u64,
+    pub on_time: u64,
+    /// 100 where nothing was due.
+    pub percent: f64,
+}
+
+async fn availability(app: &Shared, agent: &Agent) -> Result<AgentAvailability, Problem> {
+    let now = app.now();
+    let month = Month::of(now);
+    let of = async |month| nexus_store::availability::of_agent(&app.store, agent.npub, month).await;
+    let (missed, missed_before) = overdue(agent, now).by_month(month);
+    let this = of(month).await?.unwrap_or_default().and_missed(missed);
+    let last = of(month.before()).await?.unwrap_or_default().and_missed(missed_before);
+    Ok(AgentAvailability {
+        target_percent: percent(TARGET_PER_100K),
+        this_month: kept(month, this),
+        last_month: kept(month.before(), last),
+    })
+}
+
+/// Beats that are due for more than a minute, and that nothing has met yet, while nothing but the want of a worker stands
+/// in their way.
+fn overdue(agent: &Agent, now: UnixMs) -> Missed {
+    let awake = matches!(agent.lifecycle, Lifecycle::Active | Lifecycle::LowBalance);
+    let waits = agent.desired == Desired::Running && awake && (agent.reason.is_none() || agent.worker.is_none());
+    let interval_ms = i64::from(agent.config.heartbeat_secs) * 1_000;
+    match agent.next_tick_at {
+        Some(first) if waits && first < now.plus_ms(-ON_TIME_MS) => {
+            let late = now.0.saturating_sub(ON_TIME_MS).saturating_sub(first.0).max(0).unsigned_abs();
+            Missed { count: late / interval_ms.max(1).unsigned_abs() + 1, first, interval_ms }
+        }
+        _ => Missed::NONE,
+    }
+}
+
+fn kept(month: Month, kept: Availability) -> KeptView {
+    KeptView { month: month.0, due: kept.due, on_time: kept.on_time, percent: percent(kept.per_100k()) }
+}
+
+/// From a hundred thousandth.
+#[expect(clippy::cast_precision_loss, reason = "at most a hundred thousand")]
+pub(super) fn percent(per_100k: u64) -> f64 {
+    per_100k as f64 / 1_000.0
 }
 
 async fn runway_days(app: &Shared, agent: &Agent) -> Result<Option<u64>, Problem> {

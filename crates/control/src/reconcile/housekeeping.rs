@@ -3,13 +3,14 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nexus_core::UnixMs;
+use nexus_store::relay_event::Walk;
 use nexus_store::{
-    StoreError, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request, worker,
+    StoreError, audit, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request,
+    worker,
 };
 
 use super::pause;
 use crate::app::Shared;
-use crate::config::EVENTS_KEPT_MS;
 
 const ROUND_MS: u64 = 60_000;
 /// Rows of one statement, so that it never holds the writer for long.
@@ -19,43 +20,44 @@ const MAX_BATCHES: u32 = 20;
 /// Pause between statements: others write, too.
 const BREATH_MS: u64 = 5;
 const DAY_MS: i64 = 86_400_000;
-/// How long it is remembered what was in an inbox, and what was published.
-const SEEN_KEPT_MS: i64 = 30 * DAY_MS;
-const PUBLISHED_KEPT_MS: i64 = 7 * DAY_MS;
-const TICKS_KEPT_MS: i64 = 90 * DAY_MS;
 
 /// Cleans up until the process stops; only where the term is held.
 pub async fn run(app: &Shared) {
+    let mut walk = Walk::default();
     loop {
         pause(ROUND_MS).await;
         if !app.reconciler.is_active() {
             continue;
         }
-        if let Err(error) = round(app).await {
+        if let Err(error) = round(app, &mut walk).await {
             tracing::warn!(%error, "housekeeping failed; the next round tries again");
         }
     }
 }
 
-/// One round over everything that expires.
-pub async fn round(app: &Shared) -> Result<(), StoreError> {
-    let (store, now) = (&app.store, app.now());
+/// One round over everything that expires. `walk` is where the look over the relay's events has got to.
+pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
+    let (store, now, kept) = (&app.store, app.now(), &app.config.retention);
+    let before = |days: u32| now.plus_ms(-i64::from(days) * DAY_MS);
     let placed = placement::loads(store).await?.iter().map(|(_, load)| i64::from(*load)).sum();
     app.metrics.agents_placed.set(placed);
-    replay::purge(store, now).await?;
     worker::purge(store, now.plus_ms(-DAY_MS)).await?;
-    idempotency::purge(store, now).await?;
-    wallet_request::purge(store, now).await?;
+    in_pieces(|| replay::purge(store, now, BATCH).boxed()).await?;
+    in_pieces(|| idempotency::purge(store, now, BATCH).boxed()).await?;
+    in_pieces(|| wallet_request::purge(store, now, BATCH).boxed()).await?;
     in_pieces(|| relay_event::purge_expired(store, now, BATCH).boxed()).await?;
-    in_pieces(|| inbox::purge(store, now.plus_ms(-SEEN_KEPT_MS), BATCH).boxed()).await?;
-    in_pieces(|| publication::purge(store, now.plus_ms(-PUBLISHED_KEPT_MS), BATCH).boxed()).await?;
-    in_pieces(|| tick::purge(store, now.plus_ms(-TICKS_KEPT_MS), BATCH).boxed()).await?;
-    prune_events(app, now.plus_ms(-EVENTS_KEPT_MS)).await
+    in_pieces(|| inbox::purge(store, before(kept.inbox_days), BATCH).boxed()).await?;
+    in_pieces(|| publication::purge(store, before(kept.publications_days), BATCH).boxed()).await?;
+    in_pieces(|| tick::purge(store, before(kept.ticks_days), BATCH).boxed()).await?;
+    in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).await?;
+    purge_relay(app, before(kept.relay_days), walk).await?;
+    prune_events(app, before(kept.events_days)).await
 }
 
+/// Again and again while there was something.
 async fn in_pieces<'a>(piece: impl Fn() -> BoxFuture<'a, Result<u64, StoreError>>) -> Result<(), StoreError> {
     for _ in 0..MAX_BATCHES {
-        if piece().await? < u64::from(BATCH) {
+        if piece().await? == 0 {
             break;
         }
         pause(BREATH_MS).await;
@@ -63,12 +65,31 @@ async fn in_pieces<'a>(piece: impl Fn() -> BoxFuture<'a, Result<u64, StoreError>
     Ok(())
 }
 
-/// The last pruned event's hash stays, so that the chain still verifies.
-async fn prune_events(app: &Shared, before: UnixMs) -> Result<(), StoreError> {
-    for npub in event::agents_to_prune(&app.store, before, BATCH).await? {
-        let pruned = event::prune(&app.store, npub, before, BATCH).await?;
-        app.metrics.events_pruned.inc_by(pruned);
+async fn purge_relay(app: &Shared, before: UnixMs, walk: &mut Walk) -> Result<(), StoreError> {
+    for _ in 0..MAX_BATCHES {
+        (_, *walk) = relay_event::purge_old(&app.store, before, *walk, BATCH).await?;
+        if walk.done {
+            break;
+        }
         pause(BREATH_MS).await;
+    }
+    Ok(())
+}
+
+/// The last pruned event's hash stays, so that the chain still verifies. An agent's turn comes when its oldest event is a
+/// day past its time: each agent is visited once a day, for a day's events at once.
+async fn prune_events(app: &Shared, before: UnixMs) -> Result<(), StoreError> {
+    for _ in 0..MAX_BATCHES {
+        let mut gone = 0;
+        for npub in event::agents_to_prune(&app.store, before.plus_ms(-DAY_MS), BATCH).await? {
+            let pruned = event::prune(&app.store, npub, before, BATCH).await?;
+            app.metrics.events_pruned.inc_by(pruned);
+            gone += pruned;
+            pause(BREATH_MS).await;
+        }
+        if gone == 0 {
+            break;
+        }
     }
     Ok(())
 }
@@ -148,15 +169,15 @@ mod tests {
             let new = NewEvent::new(at, EventBody::BalanceChanged { balance_sats: 1 });
             event::append(&store, AGENT, vec![new]).await.unwrap();
         }
-        round(&app).await.unwrap();
+        round(&app, &mut Walk::default()).await.unwrap();
         assert!(!replay::use_once(&store, "nip98", used, START.plus_ms(120_000)).await.unwrap());
 
         clock.advance_ms(39 * 86_400_000);
         // Not announced yet: nothing may go.
-        round(&app).await.unwrap();
+        round(&app, &mut Walk::default()).await.unwrap();
         assert_eq!(event::after(&store, AGENT, 0, 100).await.unwrap().len(), 40);
         super::super::outbox::round(&app).await.unwrap();
-        round(&app).await.unwrap();
+        round(&app, &mut Walk::default()).await.unwrap();
         let kept = event::after(&store, AGENT, 0, 100).await.unwrap();
         assert_eq!((kept.len(), kept[0].event.seq), (31, 10));
         let chain = event::verify_chain(&store, AGENT).await.unwrap();

@@ -8,6 +8,7 @@ mod telemetry;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use nexus_control::Retention;
 use nexus_core::lifecycle::LifecycleRules;
 use nexus_core::{Msat, Npub};
 use nexus_provider::{Encryption, Payment};
@@ -43,6 +44,7 @@ pub struct Config {
     pub health: HealthConfig,
     pub worker: WorkerConfig,
     pub placement: PlacementConfig,
+    pub retention: Retention,
     pub provider: SellerConfig,
     /// When funds make an agent active, low, hibernating, dormant.
     pub lifecycle: LifecycleRules,
@@ -292,6 +294,7 @@ impl Config {
             Some((_, why)) => Err((*why).to_owned()),
             None => {
                 self.telemetry.check()?;
+                self.retention.check()?;
                 self.check_fleet()
             }
         }

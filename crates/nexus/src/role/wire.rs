@@ -142,6 +142,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         moves_per_second: placement.moves_per_second,
         home_settle_ms: placement.home_settle_ms,
         scale: placement.scale,
+        retention: base.config.retention.clone(),
         max_streams: api.max_streams,
         max_streams_per_account: api.max_streams_per_account,
         ..ControlConfig::new(front.origin)

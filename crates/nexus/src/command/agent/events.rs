@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use nexus_client::Error;
 use nexus_client::events::{Chain, Heard, follow};
 use nexus_client::view::Viewer;
-use nexus_core::Npub;
+use nexus_core::{Hash32, Npub};
 use serde_json::{Value, json};
 
 use crate::cli::EventsArgs;
@@ -18,6 +18,8 @@ use crate::session::Session;
 const BEFORE: u64 = 10;
 /// Pages that one reading takes at most.
 const MAX_PAGES: usize = 100_000;
+/// Readings of a chain that is pruned meanwhile.
+const MAX_WALKS: usize = 3;
 
 pub async fn run(session: &Session, args: &EventsArgs) -> anyhow::Result<()> {
     let npub = session.agent(&args.agent).await?;
@@ -95,15 +97,48 @@ async fn each(
 }
 
 async fn verify(session: &Session, npub: &Npub) -> anyhow::Result<()> {
-    let mut chain = Chain::new(*npub);
-    each(session, npub, 0, |event| {
-        chain.take(&event).map_err(|why| {
-            Error::Failed(format!(
-                "the events do not verify: {why}\n  next: ask the operator; the host lost or changed history"
-            ))
-        })
-    })
-    .await?;
+    let mut ends = ends(session, npub).await?;
+    for _ in 0..MAX_WALKS {
+        let walked = walk(session, npub, &ends).await;
+        let now = self::ends(session, npub).await?;
+        // Pruned while they were read: what was missing may just have served its time.
+        if walked.is_ok() || now.pruned == ends.pruned {
+            return verified(session, &walked?);
+        }
+        ends = now;
+    }
+    verified(session, &walk(session, npub, &ends).await?)
+}
+
+/// Where the host says that an agent's events begin and end.
+struct Ends {
+    pruned: (i64, Hash32),
+    last: (i64, Hash32),
+}
+
+async fn ends(session: &Session, npub: &Npub) -> Result<Ends, Error> {
+    let status = session.api.get(&format!("/v1/agents/{npub}")).await?;
+    let end = |seq: &str, head: &str| Some((status[seq].as_i64()?, status[head].as_str()?.parse().ok()?));
+    match (end("pruned_seq", "pruned_head"), end("event_seq", "event_head")) {
+        (Some(pruned), Some(last)) => Ok(Ends { pruned, last }),
+        _ => Err(Error::Protocol { attempted: "reading an agent", why: "its events have no ends".to_owned() }),
+    }
+}
+
+async fn walk(session: &Session, npub: &Npub, ends: &Ends) -> Result<Chain, Error> {
+    let broken = |why: String| {
+        Error::Failed(format!(
+            "the events do not verify: {why}\n  next: ask the operator; the host lost or changed history"
+        ))
+    };
+    let (seq, head) = ends.pruned;
+    let mut chain = Chain::after(*npub, seq, head);
+    each(session, npub, u64::try_from(seq).unwrap_or(0), |event| chain.take(&event).map_err(broken)).await?;
+    chain.reaches(ends.last.0, ends.last.1).map_err(broken)?;
+    Ok(chain)
+}
+
+fn verified(session: &Session, chain: &Chain) -> anyhow::Result<()> {
     let head = chain.head().map(|head| head.to_string());
     session.output.either(&json!({ "verified": true, "events": chain.checked(), "head": head }), || {
         format!("{} events follow from each other without a gap.", chain.checked())
