@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nexus_core::availability::{Availability, Month, ON_TIME_MS};
 use nexus_core::placement::{Need, Scale, WorkerView, scale};
+use nexus_core::status::Placement;
 use nexus_core::{MonoMs, Npub, UnixMs};
 use nexus_store::availability::{self, Total};
-use nexus_store::fleet::{self, Census, Waiting};
+use nexus_store::fleet::{self, Census, Holder, Waiting};
 use nexus_store::worker::{self, Worker};
 use nexus_store::{StoreError, placement};
 
@@ -29,6 +30,8 @@ pub struct Fleet {
     pub scale: Vec<Scale>,
     pub census: Census,
     pub waiting: Vec<Waiting>,
+    pub placements: Vec<(Placement, bool, u64)>,
+    pub holder: Option<Holder>,
     pub month: Month,
     pub this_month: Total,
     pub last_month: Total,
@@ -100,6 +103,8 @@ async fn count(app: &Shared) -> Result<Fleet, StoreError> {
         workers,
         census,
         waiting: fleet::waiting(store).await?,
+        placements: fleet::placements(store).await?,
+        holder: fleet::holder(store).await?,
         month,
         this_month,
         last_month: availability::total(store, month.before()).await?,
@@ -175,4 +180,120 @@ fn measure(metrics: &Metrics, fleet: &Fleet, lease_ms: u64) {
 #[expect(clippy::cast_precision_loss, reason = "at most a hundred thousand")]
 fn share(availability: Availability) -> f64 {
     availability.per_100k() as f64 / 100_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use nexus_core::availability::Missed;
+    use nexus_core::lifecycle::Lifecycle;
+    use nexus_core::placement::Step;
+    use nexus_core::status::{Desired, Purpose};
+    use nexus_core::{Clock, Generation, WorkerId};
+    use nexus_store::agent::{self, Change};
+    use nexus_store::worker::NewWorker;
+    use nexus_store::{Fence, Side, Store, journal};
+    use nexus_testkit::ManualClock;
+
+    use super::*;
+    use crate::testing::{AGENT, app, hosted};
+
+    const QUARTER_MS: i64 = 900_000;
+
+    struct World {
+        store: Store,
+        clock: Arc<ManualClock>,
+        app: Shared,
+        fence: Fence,
+        generation: Generation,
+    }
+
+    impl World {
+        /// One worker with one agent, whose heartbeat is every quarter of an hour.
+        async fn at(start: UnixMs) -> Self {
+            let store = Store::open_memory().unwrap();
+            let clock = Arc::new(ManualClock::at(start));
+            let app = app(&store, &clock);
+            hosted(&store).await;
+            let id = WorkerId::new(start, [1; 10]);
+            let new = NewWorker { id, region: "eu".into(), pool: "default".into(), capacity: 10, version: 1 };
+            let fence = worker::register(&store, new, start).await.unwrap();
+            let term = placement::take_term(&store, "test", start).await.unwrap();
+            let step = Step { npub: AGENT, generation: Generation(0), from: None, to: id, purpose: Purpose::Run };
+            let generation = placement::place(&store, term, &step, start).await.unwrap();
+            let audit = crate::testing::audit("agent.start");
+            agent::set_desired(&store, AGENT, Desired::Running, false, None, audit).await.unwrap();
+            Self { store, clock, app, fence, generation }
+        }
+
+        async fn due(&self, at: UnixMs) {
+            let change =
+                Change { next_tick_at: Some(Some(at)), lifecycle: Some(Lifecycle::Active), ..Change::default() };
+            let (npub, now) = (AGENT, self.clock.now());
+            agent::change(&self.store, self.fence, npub, self.generation, now, change, Vec::new()).await.unwrap();
+        }
+
+        /// What a worker writes down when a tick starts now.
+        async fn ticks(&self, due: UnixMs, missed: Missed) {
+            let now = self.clock.now();
+            let month = Month::of(now);
+            let (missed, missed_before) = missed.by_month(month);
+            let kept = Availability::started(due, now, missed);
+            let side = vec![Side::Promise { month, kept, missed_before }];
+            journal::apply(&self.store, self.fence, AGENT, self.generation, now, side).await.unwrap();
+        }
+
+        /// Due and on time: the fleet's this month and last, the agent's own.
+        async fn seen(&self) -> [(u64, u64); 4] {
+            self.clock.advance_ms(FRESH_MS);
+            let fleet = look(&self.app).await.unwrap();
+            let agent = agent::get(&self.store, AGENT).await.unwrap().unwrap();
+            let own = crate::api::status::availability(&self.app, &agent).await.unwrap();
+            [
+                (fleet.this_month.all.due, fleet.this_month.all.on_time),
+                (fleet.last_month.all.due, fleet.last_month.all.on_time),
+                (own.this_month.due, own.this_month.on_time),
+                (own.last_month.due, own.last_month.on_time),
+            ]
+        }
+    }
+
+    #[tokio::test]
+    async fn an_outage_over_the_end_of_a_month_counts_against_both() {
+        let month = Month(202_610);
+        let begin = month.start().plus_ms(-2 * QUARTER_MS);
+        let world = World::at(begin).await;
+        world.due(begin).await;
+        world.ticks(begin, Missed::NONE).await;
+        world.due(begin.plus_ms(QUARTER_MS)).await;
+        assert_eq!(world.seen().await, [(1, 1), (0, 0), (1, 1), (0, 0)]);
+
+        // Nobody is there for 75 minutes: one beat is due in the old month, and at 0:00, 0:15, 0:30 and 0:45 four more.
+        world.clock.advance_ms(5 * QUARTER_MS as u64);
+        let seen = world.seen().await;
+        assert_eq!(seen[1..], [(1, 1), (3, 0), (2, 1)], "the beat at 0:45 is not a minute old");
+        assert_eq!(seen[0], (1, 0), "overdue: one at least");
+        assert_eq!(look(&world.app).await.unwrap().census.overdue, 1);
+        let text = world.app.metrics.render().unwrap();
+        assert!(text.contains("nexus_agents_overdue 1"), "{text}");
+        assert!(text.contains("nexus_availability_ratio{month=\"this\"} 0.0"), "{text}");
+
+        // A worker is there again: the beat that it meets is late, the others were missed, each in its month.
+        let first = begin.plus_ms(QUARTER_MS);
+        world.ticks(first, Missed { count: 4, first, interval_ms: QUARTER_MS }).await;
+        world.due(begin.plus_ms(6 * QUARTER_MS)).await;
+        assert_eq!(world.seen().await, [(4, 0), (2, 1), (4, 0), (2, 1)]);
+        world.clock.advance_ms(QUARTER_MS as u64);
+        world.ticks(begin.plus_ms(6 * QUARTER_MS), Missed::NONE).await;
+        world.due(begin.plus_ms(7 * QUARTER_MS)).await;
+        assert_eq!(world.seen().await[0], (5, 1));
+        let fleet = look(&world.app).await.unwrap();
+        assert_eq!((fleet.this_month.below, fleet.worst.len(), fleet.worst[0].0), (1, 1, AGENT));
+
+        // Two months on, this one is the last, and the one before it is shown no more.
+        world.clock.advance_ms(31 * 86_400_000);
+        let next = world.clock.now();
+        world.ticks(next, Missed::NONE).await;
+        world.due(next.plus_ms(QUARTER_MS)).await;
+        assert_eq!(world.seen().await, [(1, 1), (5, 1), (1, 1), (5, 1)]);
+    }
 }

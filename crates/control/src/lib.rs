@@ -21,6 +21,8 @@ mod rate;
 pub mod reconcile;
 mod server;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod web;
 
 use std::sync::Arc;

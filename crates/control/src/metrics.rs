@@ -162,7 +162,7 @@ impl Metrics {
         let oldest = "Of the live worker that was silent longest, by wall clocks";
         registry.register("nexus_beat_age_seconds", oldest, self.beat_age_seconds.clone());
         let promise = "Due ticks that started within a minute, as a share of all";
-        registry.register("nexus_availability", promise, self.availability.clone());
+        registry.register("nexus_availability_ratio", promise, self.availability.clone());
         registry.register("nexus_agents_below_promise", "Agents under 99.9 % this month", self.below_promise.clone());
         registry.register("nexus_store_up", "1 while the database answers", self.store_up.clone());
         registry.register("nexus_store_seconds", "How long it took to answer", self.store_seconds.clone());

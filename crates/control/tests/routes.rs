@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 /// Calls that anyone may make. Everything else needs an account.
 const OPEN: [&str; 5] = ["get /healthz", "get /metrics", "get /readyz", "get /v1/openapi.json", "get /v1/pool"];
 /// Calls without an agent in their path: what a stranger gets from them is looked at one by one.
-const OF_THE_ACCOUNT: [&str; 8] = [
+const OF_THE_ACCOUNT: [&str; 9] = [
     "delete /v1/tokens/{id}",
     "get /v1/account",
     "get /v1/account/audit",
     "get /v1/agents",
     "get /v1/fleet",
+    "get /v1/fleet/agents",
     "get /v1/tokens",
     "post /v1/agents",
     "post /v1/tokens",

@@ -52,7 +52,7 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
         Command::Dev(args) => dev::run(args, settings()?, &global, output).await,
         Command::Provider(args) => role::provider::run(args, settings()?, output).await,
         Command::Devnet(args) => role::devnet::run(args, settings()?, output).await,
-        Command::Doctor(_) => doctor::run(settings()?, &global, output).await,
+        Command::Doctor(args) => doctor::run(args, settings()?, &global, output).await,
         Command::Config { sources } => command::config::run(&settings()?, sources, output),
         Command::Agent(command) => command::agent::run(command, &global, output).await,
         Command::Login(args) => command::login::run(args, &global, output).await,
@@ -66,6 +66,9 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
         Command::Worker(_) => role::worker::run(settings()?, output).await,
         Command::Relay(_) => role::relay::run(settings()?, output).await,
         Command::Migrate(_) => role::migrate::run(settings()?, output).await,
+        Command::Fleet { command: Some(FleetCommand::Agents(args)) } => {
+            command::fleet::agents(&global, output, &args).await
+        }
         Command::Fleet { command: None } => command::fleet::run(&global, output).await,
         Command::Fleet { command: Some(FleetCommand::Apply(_)) } => {
             command::not_yet("fleet apply", "`nexus agent create` makes agents one by one")

@@ -2,6 +2,7 @@
 //! operators.
 
 use nexus_core::placement::{AgentView, Need};
+use nexus_core::status::Placement;
 use nexus_core::{Npub, UnixMs, WorkerId};
 
 use crate::batch::params;
@@ -86,6 +87,63 @@ pub async fn waiting(store: &Store) -> Result<Vec<Waiting>> {
         Ok(Waiting { code, text: text.unwrap_or_default(), agents: row.get()?, example: row.get()? })
     };
     store.rows("count agents that wait", sql, params![MAX_REASONS], read).await
+}
+
+/// An agent that should run and has a reason not to, or no worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    pub npub: Npub,
+    pub pool: String,
+    pub region: Option<String>,
+    pub placement: Placement,
+    pub worker: Option<WorkerId>,
+    /// None for one that waits for a worker and for nothing else.
+    pub reason: Option<(String, String)>,
+    pub next_attempt_at: Option<UnixMs>,
+}
+
+/// Such agents of all accounts, in npub order from behind `after`; with `code`, those with that reason alone (empty: those
+/// without one).
+pub async fn parked(store: &Store, code: Option<&str>, after: Option<Npub>, limit: u32) -> Result<Vec<Parked>> {
+    let sql = "SELECT npub, pool, region, placement, worker_id, reason_code, reason_text, next_attempt_at FROM agent
+        WHERE npub > ?1 AND desired = 'running' AND (reason_code IS NOT NULL OR worker_id IS NULL)
+            AND (?2 = 0 OR COALESCE(reason_code, '') = ?3)
+        ORDER BY npub LIMIT ?4";
+    let after = after.map_or_else(Vec::new, |npub| npub.as_bytes().to_vec());
+    let params = params![after, code.is_some(), code.unwrap_or_default().to_owned(), limit.min(MAX_PAGE)];
+    let read = |row: &mut Columns| {
+        let (npub, pool, region) = (row.get()?, row.get()?, row.get()?);
+        let (placement, worker) = (row.parse(Placement::parse)?, row.get()?);
+        let (code, text): (Option<String>, Option<String>) = (row.get()?, row.get()?);
+        let reason = code.map(|code| (code, text.unwrap_or_default()));
+        Ok(Parked { npub, pool, region, placement, worker, reason, next_attempt_at: row.get()? })
+    };
+    store.rows("list agents that wait", sql, params, read).await
+}
+
+/// Who places agents, by the row that its term is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub term: i64,
+    pub name: String,
+    /// When its beat was written last; it is no liveness.
+    pub seen_at: UnixMs,
+}
+
+/// None before the first term, and after one that ended in order.
+pub async fn holder(store: &Store) -> Result<Option<Holder>> {
+    let sql = "SELECT term, holder, seen_at FROM reconciler WHERE id = 1 AND term > 0 AND beat >= 0";
+    let read = |row: &mut Columns| Ok(Holder { term: row.get()?, name: row.get()?, seen_at: row.get()? });
+    store.row("read who places agents", sql, params![], read).await
+}
+
+/// Agents by where they are placed, `unplaced`, `placed` or `draining`, that should run or not.
+pub async fn placements(store: &Store) -> Result<Vec<(Placement, bool, u64)>> {
+    let sql =
+        "SELECT placement, CASE WHEN desired = 'running' THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END AS wanted,
+            COUNT(*) FROM agent GROUP BY placement, wanted ORDER BY placement, wanted";
+    let read = |row: &mut Columns| Ok((row.parse(Placement::parse)?, row.get()?, row.get()?));
+    store.rows("count agents by placement", sql, params![], read).await
 }
 
 /// Everyone, counted.

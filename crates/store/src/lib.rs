@@ -53,7 +53,7 @@ pub use audit::Audit;
 pub use batch::{Batch, Expect, Fence, Lock, Output, Statement, Value, Verdict};
 pub use error::{Conflict, StoreError};
 pub use executor::{BoxFuture, Executor};
-pub use postgres::{PostgresConfig, SslMode};
+pub use postgres::{PostgresConfig, PostgresServer, SslMode};
 use row::Columns;
 pub use row::Row;
 pub use side::Side;
@@ -114,6 +114,14 @@ impl Store {
     /// As [`Store::open_postgres`], and [`StoreError::Migration`], after which the schema is the one before that step.
     pub async fn migrate_postgres(config: PostgresConfig) -> Result<()> {
         postgres::PostgresExecutor::migrate(config).await
+    }
+
+    /// Asks a database server what it is like, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`], [`StoreError::Unreachable`].
+    pub async fn look_at_postgres(config: PostgresConfig) -> Result<PostgresServer> {
+        postgres::look(config).await
     }
 
     /// Over an executor of one's own.

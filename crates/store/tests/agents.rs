@@ -13,7 +13,7 @@ use nexus_store::idempotency::{self, Idempotency};
 use nexus_store::tick::Commit;
 use nexus_store::token::{self, Token};
 use nexus_store::wallet_request::{self, Answer, MAX_WAITING, WalletRequest};
-use nexus_store::{Conflict, Side, StoreError, account, installation, journal, replay, tick};
+use nexus_store::{Audit, Conflict, Side, StoreError, account, installation, journal, replay, tick};
 
 const CAROL: Npub = Npub::from_bytes([0xc0; 32]);
 

@@ -115,15 +115,15 @@ async fn pruning_beside_appends(world: World) {
     for piece in 0..4 {
         let (store, before) = (&world.store, NOW.plus_ms(50));
         let append = event::append(store, ALICE, vec![balance(200), balance(201)]);
-        let prune = event::prune(store, ALICE, before, 7);
-        let rival = event::prune(store, ALICE, before, 7);
+        let prune = event::prune(store, ALICE, before, 5);
+        let rival = event::prune(store, ALICE, before, 5);
         let verify = event::verify_chain(store, ALICE);
         let (appended, pruned, rival, seen) = tokio::join!(append, prune, rival, verify);
         let first = 62 + piece * 2;
         assert_eq!(appended.unwrap(), [first, first + 1]);
         // Two that found the same piece: one of them did it.
         let done = [pruned, rival].into_iter().filter_map(Result::ok).collect::<Vec<_>>();
-        assert!(!done.is_empty() && done.iter().all(|gone| *gone == 7), "{done:?}");
+        assert!(!done.is_empty() && done.iter().all(|gone| *gone == 5), "{done:?}");
         assert!(matches!(seen.unwrap(), Chain::Intact { .. }));
         world = world.reopen().await;
         let chain = event::verify_chain(&world.store, ALICE).await.unwrap();

@@ -189,7 +189,7 @@ async fn old_regular_events_go_in_pieces_and_what_is_replaced_stays(world: World
         (piece, walk) = relay_event::purge_old(store, NOW.plus_ms(50), walk, 3).await.unwrap();
         gone += piece;
     }
-    assert_eq!((gone, walk), (6, Walk { done: true, ..Walk::default() }));
+    assert!(gone == 6 && walk.done, "{gone} {walk:?}");
     assert_eq!(ids(store, Filter::default()).await, [8, 6]);
     let tagged = Filter { tags: vec![('t', vec!["a".into()])], ..Filter::default() };
     assert_eq!(ids(store, tagged).await, [8, 6], "tags go with their events");

@@ -13,7 +13,7 @@ mod policy;
 mod pool;
 mod run;
 mod sealed;
-mod status;
+pub(crate) mod status;
 mod tick;
 mod ticket;
 mod token;
@@ -99,6 +99,7 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(account::read))
         .routes(routes!(account::audit))
         .routes(routes!(fleet::read))
+        .routes(routes!(fleet::parked))
         .routes(routes!(token::create, token::list))
         .routes(routes!(token::revoke))
 }

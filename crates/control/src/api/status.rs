@@ -178,7 +178,7 @@ pub struct KeptView {
     pub percent: f64,
 }
 
-async fn availability(app: &Shared, agent: &Agent) -> Result<AgentAvailability, Problem> {
+pub(crate) async fn availability(app: &Shared, agent: &Agent) -> Result<AgentAvailability, Problem> {
     let now = app.now();
     let month = Month::of(now);
     let of = async |month| nexus_store::availability::of_agent(&app.store, agent.npub, month).await;

@@ -98,63 +98,14 @@ async fn prune_events(app: &Shared, before: UnixMs) -> Result<(), StoreError> {
 mod tests {
     use std::sync::Arc;
 
-    use nexus_bus::LocalBus;
+    use nexus_core::Hash32;
     use nexus_core::event::EventBody;
-    use nexus_core::status::Hosting;
-    use nexus_core::{AccountId, AgentConfig, Hash32, Npub};
-    use nexus_store::account::{self, Account};
-    use nexus_store::agent::{self, NewAgent, Sealed};
+    use nexus_store::Store;
     use nexus_store::event::{Chain, NewEvent};
-    use nexus_store::{Audit, Store};
-    use nexus_testkit::{ManualClock, SystemEntropy};
-    use tokio_util::sync::CancellationToken;
+    use nexus_testkit::ManualClock;
 
     use super::*;
-    use crate::{ControlConfig, ControlParts, Metrics};
-
-    const START: UnixMs = UnixMs(1_790_000_000_000);
-    const AGENT: Npub = Npub::from_bytes([2; 32]);
-
-    fn app(store: &Store, clock: &Arc<ManualClock>) -> Shared {
-        let parts = ControlParts {
-            store: store.clone(),
-            bus: LocalBus::new(),
-            clock: clock.clone(),
-            entropy: Arc::new(SystemEntropy),
-            config: ControlConfig::new("http://127.0.0.1".parse().unwrap()),
-            metrics: Arc::new(Metrics::default()),
-            stop: CancellationToken::new(),
-        };
-        crate::api::router(parts).1
-    }
-
-    async fn hosted(store: &Store) {
-        let (id, owner) = (AccountId::new(START, [1; 10]), Npub::from_bytes([1; 32]));
-        let audit = |action: &str| Audit {
-            at: START,
-            account: Some(id),
-            actor: "test".into(),
-            action: action.into(),
-            target: String::new(),
-            detail: "{}".into(),
-        };
-        let account =
-            Account { id, owner, name: String::new(), plan: "local".into(), hosting: Hosting::Paid, created_at: START };
-        account::ensure(store, account, audit("account.create")).await.unwrap();
-        let new = NewAgent {
-            npub: AGENT,
-            account: id,
-            name: "ada".into(),
-            config: AgentConfig::default(),
-            sealed: Sealed::default(),
-            wraps: Vec::new(),
-            state: None,
-            hosting: Hosting::Paid,
-            reason: None,
-            created_at: START,
-        };
-        agent::create(store, new, None, audit("agent.create")).await.unwrap();
-    }
+    use crate::testing::{AGENT, START, app, hosted};
 
     #[tokio::test]
     async fn what_served_its_time_goes_and_the_chain_still_verifies() {

@@ -124,9 +124,24 @@ pub enum PoolCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum FleetCommand {
+    /// Agents that should run and do not, and what each waits for
+    Agents(ParkedArgs),
     /// Bring many agents to what a manifest says (not yet)
     #[command(hide = true)]
     Apply(Rest),
+}
+
+#[derive(Debug, Args)]
+pub struct ParkedArgs {
+    /// Those that wait for this alone, as `nexus fleet` names it; `unplaced` for those that wait for a worker
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<String>,
+    /// Where to go on: the last npub of the page before
+    #[arg(long, value_name = "NPUB")]
+    pub after: Option<String>,
+    /// Agents of the page
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub limit: u32,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +149,9 @@ pub struct DoctorArgs {
     /// Data directory to check
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Where a role of the fleet serves /readyz; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub role: Vec<url::Url>,
 }
 
 #[derive(Debug, Args)]

@@ -13,8 +13,8 @@ pub use agent::{
     TicksArgs,
 };
 pub use host::{
-    BenchArgs, BenchCommand, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, PoolCommand,
-    ProviderArgs, RelayArgs, WorkerArgs,
+    BenchArgs, BenchCommand, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs,
+    PoolCommand, ProviderArgs, RelayArgs, WorkerArgs,
 };
 pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
 

@@ -3,8 +3,8 @@
 use comfy_table::Cell;
 use serde_json::Value;
 
-use crate::cli::Global;
-use crate::output::{Output, group, printable};
+use crate::cli::{Global, ParkedArgs};
+use crate::output::{Output, group, printable, relative};
 use crate::session::Session;
 
 pub async fn run(global: &Global, output: Output) -> anyhow::Result<()> {
@@ -14,8 +14,43 @@ pub async fn run(global: &Global, output: Output) -> anyhow::Result<()> {
         output.document(&fleet);
         return Ok(());
     }
-    let parts = [regions(&fleet, output), workers(&fleet, output), waiting(&fleet, output), agents(&fleet)];
+    let parts = [regions(&fleet, output), workers(&fleet, output), waiting(&fleet, output), counted(&fleet)];
     output.line(parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n"));
+    Ok(())
+}
+
+/// One page of agents that should run and do not.
+pub async fn agents(global: &Global, output: Output, args: &ParkedArgs) -> anyhow::Result<()> {
+    let session = Session::open(global, output)?;
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("limit", &args.limit.to_string());
+    for (name, value) in [("code", &args.code), ("after", &args.after)] {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    let page = session.api.get(&format!("/v1/fleet/agents?{}", query.finish())).await?;
+    if output.json {
+        output.document(&page);
+        return Ok(());
+    }
+    let agents = rows(&page, "agents");
+    if agents.is_empty() {
+        output.line("No agent waits.");
+        return Ok(());
+    }
+    let now = session.clock.now().0;
+    let line = |row: &Value| {
+        let next = row["next_attempt_at_ms"].as_i64().map_or("-".to_owned(), |at| relative(at, now));
+        let placement = output.state(row["placement"].as_str().unwrap_or("-"));
+        let (npub, region) = (text(row, "npub"), text(row, "region"));
+        let (code, why) = (text(row, "code"), text(row, "text"));
+        [Cell::new(npub), Cell::new(region), placement, Cell::new(code), Cell::new(why), Cell::new(next)]
+    };
+    output.line(output.table(["AGENT", "HOME", "PLACED", "WAITS FOR", "", "AGAIN"], agents.iter().map(line)));
+    if let Some(next) = page["next"].as_str() {
+        output.line(format!("\nMore: --after {}", printable(next)));
+    }
     Ok(())
 }
 
@@ -63,10 +98,14 @@ fn waiting(fleet: &Value, output: Output) -> Option<String> {
     (!waiting.is_empty()).then(|| output.table(["AGENTS", "WAIT FOR", "", "SUCH AS"], waiting.iter().map(line)))
 }
 
-fn agents(fleet: &Value) -> Option<String> {
+fn counted(fleet: &Value) -> Option<String> {
+    let places = match fleet["reconciler"]["holder"].as_str() {
+        Some(holder) => format!("Placed by {} (term {})", printable(holder), number(&fleet["reconciler"], "term")),
+        None => "Nobody places agents: is a control plane running?".to_owned(),
+    };
     let (agents, month) = (&fleet["agents"], &fleet["availability"]["this_month"]);
     Some(format!(
-        "{} agents, {} to run; without a worker {}, away from home {}, overdue {}\nOn time this month: {:.3} % of {} due (target {} %), {} agents below",
+        "{} agents, {} to run; without a worker {}, away from home {}, overdue {}\nOn time this month: {:.3} % of {} due (target {} %), {} agents below\n{places}",
         number(agents, "all"),
         number(agents, "running"),
         number(agents, "unplaced"),

@@ -82,11 +82,12 @@ async fn api_parts(api: &Api) -> Vec<Finding> {
     findings
 }
 
-fn part(check: &Value) -> Finding {
+pub fn part(check: &Value) -> Finding {
     let name = match check["name"].as_str() {
         Some("store") => "database answers",
         Some("reconciler") => "placement",
-        Some("workers") => "worker beat",
+        Some("workers" | "worker") => "worker beat",
+        Some("bus") => "bus",
         _ => "API is not stopping",
     };
     match check["ready"].as_bool() {

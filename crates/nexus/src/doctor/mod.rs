@@ -1,6 +1,7 @@
 //! `nexus doctor`: is this host in order, and if not, what to do.
 
 mod disk;
+mod fleet;
 mod live;
 
 use nexus_client::Error;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::ambient::SystemClock;
-use crate::cli::Global;
+use crate::cli::{DoctorArgs, Global};
 use crate::config::Loaded;
 use crate::dev::data_dir;
 use crate::output::Output;
@@ -58,17 +59,15 @@ impl Finding {
 }
 
 /// Looks at everything, says each thing in a line, and ends with exit code 1 when something fails.
-pub async fn run(loaded: Loaded, global: &Global, output: Output) -> anyhow::Result<()> {
-    let dir = role::data_dir(&loaded.config)?;
-    let running = data_dir::is_held(&dir);
-    let clock = SystemClock::new();
-    let mut findings = vec![disk::configuration(global, &loaded), disk::directory(&dir)];
-    if dir.exists() {
-        findings.extend(disk::keys(&dir, &clock));
-        findings.push(disk::clock(&dir, &clock));
-        findings.push(disk::database(&dir, running).await);
-    }
-    findings.extend(if running { live::running(&dir).await } else { live::stopped(&loaded.config).await });
+pub async fn run(args: DoctorArgs, loaded: Loaded, global: &Global, output: Output) -> anyhow::Result<()> {
+    let configuration = disk::configuration(global, &loaded);
+    let findings = if fleet::is_one(&loaded.config) {
+        let mut findings = vec![configuration];
+        findings.extend(fleet::check(&loaded.config, &args.role).await);
+        findings
+    } else {
+        alone(configuration, &loaded).await?
+    };
     show(&findings, output);
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
     if failed > 0 {
@@ -78,6 +77,21 @@ pub async fn run(loaded: Loaded, global: &Global, output: Output) -> anyhow::Res
         .into());
     }
     Ok(())
+}
+
+/// A host in one process.
+async fn alone(configuration: Finding, loaded: &Loaded) -> anyhow::Result<Vec<Finding>> {
+    let dir = role::data_dir(&loaded.config)?;
+    let running = data_dir::is_held(&dir);
+    let clock = SystemClock::new();
+    let mut findings = vec![configuration, disk::directory(&dir)];
+    if dir.exists() {
+        findings.extend(disk::keys(&dir, &clock));
+        findings.push(disk::clock(&dir, &clock));
+        findings.push(disk::database(&dir, running).await);
+    }
+    findings.extend(if running { live::running(&dir).await } else { live::stopped(&loaded.config).await });
+    Ok(findings)
 }
 
 fn show(findings: &[Finding], output: Output) {

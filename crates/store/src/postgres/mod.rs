@@ -7,6 +7,7 @@ mod config;
 mod evict;
 mod group;
 mod lock;
+mod look;
 mod migrate;
 mod pipeline;
 mod prepared;
@@ -21,6 +22,8 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 pub use config::{PostgresConfig, SslMode};
+pub use look::Server as PostgresServer;
+pub(crate) use look::look;
 use reader::Readers;
 use session::Dialer;
 use writer::{Job, Writer};

@@ -10,7 +10,7 @@ use super::wire::{Failure, KEEPALIVE, KEEPALIVES, SqlError, Wire};
 use crate::error::StoreError;
 
 /// The oldest server that is spoken to.
-const OLDEST: i64 = 150_000;
+pub(crate) const OLDEST: i64 = 150_000;
 /// Markers of writers that have not committed for so many transactions are forgotten.
 const FORGET_MARKERS: i64 = 1_000_000;
 
