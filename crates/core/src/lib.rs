@@ -18,6 +18,7 @@ pub mod payment;
 pub mod placement;
 pub mod policy;
 pub mod prompt;
+pub mod rollback;
 pub mod schedule;
 pub mod state;
 pub mod status;
