@@ -25,6 +25,7 @@ mod sealed_key;
 mod secret;
 pub mod signer;
 pub mod unlock;
+pub mod webhook;
 mod words;
 
 pub use api::{CreateAgent, Sealed, Wrap, WrapKey, WrapRecipient};
