@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod devnet;
 pub mod driver;
 pub mod lnd;
+pub mod nwc;
 mod wire;
 
 pub use bolt11::{Bolt11, Bolt11Error, Network, decode_bolt11};

@@ -1,0 +1,19 @@
+//! Nostr Wallet Connect (NIP-47): its messages and what they mean, as pure functions. No relay is spoken to here.
+//!
+//! A wallet behind NWC is known by what it answers, and NIP-47 leaves room: a wallet may call a payment failed that
+//! settles later, and says nothing to an event that it has seen before. So the signed request is stored before it is
+//! published and never made anew; success is a preimage; a failure is believed [`FAILURE_MARGIN_MS`] after the invoice's
+//! expiry, but for the few refusals that come before anything is sent.
+
+mod connection;
+mod envelope;
+mod finality;
+mod message;
+
+pub use connection::{Connection, ConnectionError};
+pub use envelope::{Encryption, EnvelopeError, Info, open_response, read_info, seal_request};
+pub use finality::{FAILURE_MARGIN_MS, Outgoing, invoice_state, looked_up, paid};
+pub use message::{ErrorCode, MessageError, Request, Response, Transaction, TransactionState};
+
+#[cfg(test)]
+mod tests;
