@@ -3,6 +3,7 @@
 //! Every secret stays here: what leaves this machine is signed or sealed already. There is no server code.
 
 pub mod api;
+pub mod backup;
 pub mod context;
 pub mod create;
 pub mod error;

@@ -25,7 +25,9 @@ pub fn fuzz_trigger(bytes: &[u8]) {
     let Some(event) = decode(bytes) else { return };
     let me = event::mentioned(&event, 1).pop().unwrap_or(Npub::from_bytes([1; 32]));
     let _ = trigger::read(&event, &me);
-    let _ = zap::read_receipt(&event, &me);
+    let invoice = zap::ZapInvoice { amount: None, description_hash: None };
+    let _ = zap::validate_receipt(&event, &me, &event::npub(&event.pubkey), Some("lnurl1"), &invoice);
+    let _ = zap::check_request(&event.content, &me, nexus_core::Msat::ZERO);
     let _ = note::thread_root(&event);
     let _ = gift_wrap::parse_rumor(&event, &event.content);
     let _ = gift_wrap::parse_seal(&event.content);
