@@ -111,17 +111,27 @@ pub struct Batch {
     pub(crate) attempted: &'static str,
     pub(crate) fence: Option<Fence>,
     pub(crate) statements: Vec<Statement>,
+    /// If nothing of its outputs is read but these.
+    pub(crate) numbers: Option<Numbers>,
+}
+
+/// The numbers of events that a batch appends to one agent's: which of its statements return them, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Numbers {
+    /// None if it appends none.
+    pub(crate) npub: Option<Npub>,
+    pub(crate) places: Vec<usize>,
 }
 
 impl Batch {
     /// `attempted` names the operation in errors.
     pub fn new(attempted: &'static str) -> Self {
-        Self { attempted, fence: None, statements: Vec::new() }
+        Self { attempted, fence: None, statements: Vec::new(), numbers: None }
     }
 
     /// The whole batch is stale unless this fence holds.
     pub fn fenced(attempted: &'static str, fence: Fence) -> Self {
-        Self { attempted, fence: Some(fence), statements: Vec::new() }
+        Self { attempted, fence: Some(fence), statements: Vec::new(), numbers: None }
     }
 
     pub fn push(&mut self, statement: Statement) -> &mut Self {

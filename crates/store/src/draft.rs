@@ -2,7 +2,7 @@
 
 use nexus_core::{Generation, Npub, TickId, UnixMs};
 
-use crate::batch::{Batch, Expect, Fence, Lock, Statement, Verdict, params};
+use crate::batch::{Batch, Expect, Fence, Lock, Numbers, Statement, Verdict, params};
 use crate::event::{self, NewEvent};
 use crate::{Conflict, Result, Side, Store, StoreError};
 
@@ -10,11 +10,14 @@ pub(crate) struct Draft {
     batch: Batch,
     /// Places of the statements that return an event's number.
     events: Vec<usize>,
+    /// Whose events they are, as long as they are one agent's.
+    whose: Option<Npub>,
+    mixed: bool,
 }
 
 impl Draft {
     pub(crate) fn new(attempted: &'static str) -> Self {
-        Self { batch: Batch::new(attempted), events: Vec::new() }
+        Self { batch: Batch::new(attempted), events: Vec::new(), whose: None, mixed: false }
     }
 
     /// By a worker, for an agent that it holds at this generation: stale otherwise.
@@ -27,7 +30,7 @@ impl Draft {
             )
             .one_or(Verdict::Stale),
         );
-        Self { batch, events: Vec::new() }
+        Self { batch, events: Vec::new(), whose: None, mixed: false }
     }
 
     pub(crate) fn attempted(&self) -> &'static str {
@@ -71,6 +74,7 @@ impl Draft {
 
     pub(crate) fn event(&mut self, npub: Npub, event: &NewEvent) -> &mut Self {
         self.batch.extend(event::append_statements(npub, event));
+        self.mixed |= self.whose.replace(npub).is_some_and(|other| other != npub);
         self.events.push(self.batch.len() - 1);
         self
     }
@@ -105,8 +109,11 @@ impl Draft {
     }
 
     /// Writes it; returns the numbers of the appended events.
-    pub(crate) async fn write(self, store: &Store) -> Result<Vec<i64>> {
+    pub(crate) async fn write(mut self, store: &Store) -> Result<Vec<i64>> {
         let attempted = self.batch.attempted;
+        if !self.mixed {
+            self.batch.numbers = Some(Numbers { npub: self.whose, places: self.events.clone() });
+        }
         let mut outputs = store.write(self.batch).await?;
         let number = |place: usize| {
             let row = outputs.get_mut(place).and_then(|output| output.rows.pop()).unwrap_or_default();

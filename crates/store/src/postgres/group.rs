@@ -17,6 +17,7 @@ use super::wire::{Failure, SqlError};
 use crate::batch::{Batch, Expect, Output, Statement, Value, Verdict, params};
 use crate::dialect::{self, Form};
 use crate::error::{Conflict, StoreError};
+use crate::row::Row;
 
 /// What a batch's caller will hear, if the transaction ends as it should.
 #[derive(Debug, Clone)]
@@ -31,11 +32,13 @@ pub(crate) struct Broken {
     pub(crate) why: String,
     /// When COMMIT was already on its way: what to tell if it arrived.
     pub(crate) doubt: Option<Vec<Fate>>,
+    /// Outputs of the one batch in doubt that the marker's companion tells, in order: numbers of events.
+    pub(crate) numbers: Vec<usize>,
 }
 
 impl From<Failure> for Broken {
     fn from(failure: Failure) -> Self {
-        Self { why: failure.to_string(), doubt: None }
+        Self { why: failure.to_string(), doubt: None, numbers: Vec::new() }
     }
 }
 
@@ -58,6 +61,10 @@ const RELEASE: &str = "RELEASE SAVEPOINT batch";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT batch";
 /// Zero rows: someone has settled this writer's last commit, so it is not this connection's any more.
 const MARK: &str = "UPDATE commit_marker SET value = ?2 WHERE id = ?1 AND value = ?3";
+
+/// The marker's companion, its id negative: the number of the last event that the transaction appended to an agent's.
+const TELL: &str = "INSERT INTO commit_marker (id, value) SELECT ?1, event_seq FROM agent WHERE npub = ?2
+    ON CONFLICT (id) DO UPDATE SET value = excluded.value";
 
 type Steps<'a> = Vec<(&'a Statement, Form)>;
 
@@ -114,14 +121,16 @@ impl Link {
                 self.roll_back().await?;
                 Ok(back(fates))
             }
-            Err(Broken { why, doubt }) => Err(Broken { why, doubt: doubt.map(back) }),
+            Err(Broken { why, doubt, numbers }) => Err(Broken { why, doubt: doubt.map(back), numbers }),
         }
     }
 
     async fn run_sorted(&mut self, batches: &[&Batch]) -> Result<Vec<Fate>, Broken> {
         let locks = Locks::of(batches);
         let found = match batches {
-            [batch] if is_foretold(batch) && locks.only_share(batch) => self.run_together(batch).await?,
+            [batch] if (is_foretold(batch) || batch.numbers.is_some()) && locks.only_share(batch) => {
+                self.run_together(batch).await?
+            }
             _ => self.run_hopefully(batches, &locks).await?,
         };
         match found {
@@ -130,8 +139,8 @@ impl Link {
         }
     }
 
-    /// A lone batch whose outputs are known if it succeeds: everything, the commit too, in one round trip. `None`: it does
-    /// not fit as it is, nothing was done.
+    /// A lone batch whose outputs are known if it succeeds, or can be read back: everything, the commit too, in one round trip.
+    /// `None`: it does not fit as it is, nothing was done.
     async fn run_together(&mut self, batch: &Batch) -> Result<Option<Vec<Fate>>, Broken> {
         self.roll_back().await?;
         let (begin, mark, commit) = (plain(BEGIN), self.mark(), plain(COMMIT));
@@ -144,6 +153,9 @@ impl Link {
         steps.extend(fence.iter().map(|fence| (fence, Form::exact(fence))));
         let first = steps.len();
         steps.extend(exactly(batch));
+        let told = batch.numbers.as_ref().and_then(|numbers| numbers.npub);
+        let told = told.map(|npub| Statement::write(TELL, params![-self.marker, npub]));
+        steps.extend(told.iter().map(|told| (told, Form::Plain)));
         steps.push((&commit, Form::Plain));
         if !self.push_all(&steps).await? {
             return Ok(None);
@@ -153,11 +165,14 @@ impl Link {
         let foretold = Fate::Told(Ok(foretold.collect()));
         let replies = match self.run().await {
             Ok(replies) => replies,
-            Err(failure) => return Err(Broken { why: failure.to_string(), doubt: Some(vec![foretold]) }),
+            Err(failure) => {
+                let numbers = batch.numbers.as_ref().map(|numbers| numbers.places.clone()).unwrap_or_default();
+                return Err(Broken { why: failure.to_string(), doubt: Some(vec![foretold]), numbers });
+            }
         };
         if matches!(replies.last(), Some(Reply::Done { rolled_back: false, .. })) {
             self.commits += 1;
-            return Ok(Some(vec![foretold]));
+            return Ok(Some(vec![fate(batch, &mut replies.into_iter().skip(first))]));
         }
         self.open = true;
         check_opening(&replies[..guards.min(replies.len())])?;
@@ -327,7 +342,7 @@ impl Link {
     async fn commit(&mut self, fates: Vec<Fate>) -> Result<Vec<Fate>, Broken> {
         let commit = plain(COMMIT);
         if !self.push_all(&[(&commit, Form::Plain)]).await? {
-            return Err(Broken { why: "COMMIT cannot be said".into(), doubt: None });
+            return Err(Broken { why: "COMMIT cannot be said".into(), doubt: None, numbers: Vec::new() });
         }
         self.connection.sync();
         match self.run().await {
@@ -342,13 +357,24 @@ impl Link {
                     Ok(fates.into_iter().map(|fate| undone(fate, &why)).collect())
                 }
             },
-            Err(failure) => Err(Broken { why: failure.to_string(), doubt: Some(fates) }),
+            Err(failure) => Err(Broken { why: failure.to_string(), doubt: Some(fates), numbers: Vec::new() }),
         }
     }
 }
 
 fn exactly(batch: &Batch) -> impl Iterator<Item = (&Statement, Form)> {
     batch.statements.iter().map(|statement| (statement, Form::exact(statement)))
+}
+
+/// Fills numbers that were read back into the outputs of a batch that had no answer: the last is `last`, those before it
+/// come right before, since the agent's row was locked in between.
+pub(crate) fn tell_numbers(fates: &mut [Fate], places: &[usize], last: i64) {
+    let [Fate::Told(Ok(outputs))] = fates else { return };
+    for (number, place) in (0..=last).rev().zip(places.iter().rev()) {
+        if let Some(output) = outputs.get_mut(*place) {
+            *output = Output { affected: 1, rows: vec![Row(vec![Value::Int(number)])] };
+        }
+    }
 }
 
 fn is_foretold(batch: &Batch) -> bool {
@@ -372,7 +398,7 @@ fn database(batch: &Batch, message: &str) -> StoreError {
 }
 
 fn unprepared(error: &SqlError) -> Broken {
-    Broken { why: error.to_string(), doubt: None }
+    Broken { why: error.to_string(), doubt: None, numbers: Vec::new() }
 }
 
 fn first_error(replies: &[Reply]) -> Option<&SqlError> {
@@ -388,7 +414,7 @@ fn check_opening(opening: &[Reply]) -> Result<(), Broken> {
         Some(Reply::Done { output, .. }) if output.affected == 1 => Ok(()),
         Some(Reply::Failed(error)) if error.code != dialect::REFUSED => Ok(()),
         Some(Reply::Skipped) => Ok(()),
-        _ => Err(Broken { why: "this writer's marker is gone".into(), doubt: None }),
+        _ => Err(Broken { why: "this writer's marker is gone".into(), doubt: None, numbers: Vec::new() }),
     }
 }
 

@@ -103,10 +103,23 @@ impl Dialer {
     }
 }
 
-/// What the lost writer's marker counts, and an end to it. Waits for a transaction that still holds it.
-pub(crate) async fn settle(link: &mut Link, marker: i64) -> Result<Option<i64>, Failure> {
-    let found = link.simple(&format!("DELETE FROM commit_marker WHERE id = {marker} RETURNING value")).await?;
-    if found.is_empty() { Ok(None) } else { number(&found).map(Some) }
+/// What a lost writer left to be read back.
+pub(crate) struct Settled {
+    pub(crate) commits: i64,
+    /// 0 if it never told one.
+    pub(crate) last_event: i64,
+}
+
+/// What the lost writer's marker counts, and an end to it. Waits for a transaction that still holds it; what that one told is
+/// read after it, by a statement of its own.
+pub(crate) async fn settle(link: &mut Link, marker: i64) -> Result<Option<Settled>, Failure> {
+    let sql = format!(
+        "DELETE FROM commit_marker WHERE id = {marker} RETURNING 'commits ' || value;
+         DELETE FROM commit_marker WHERE id = -{marker} RETURNING 'event ' || value"
+    );
+    let found = link.simple(&sql).await?;
+    let value = |name: &str| found.iter().find_map(|text| text.strip_prefix(name)?.trim().parse().ok());
+    Ok(value("commits").map(|commits| Settled { commits, last_event: value("event").unwrap_or(0) }))
 }
 
 fn number(texts: &[String]) -> Result<i64, Failure> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::group::{Broken, Fate, Link};
+use super::group::{self, Broken, Fate, Link};
 use super::session::{self, Dialer};
 use super::wire::Failure;
 use crate::batch::{Batch, Output};
@@ -101,10 +101,13 @@ impl Writer {
             let (marker, commits) = (link.marker, link.commits);
             tracing::warn!(error = %broken.why, batches = jobs.len(), doubt = broken.doubt.is_some(), "connection lost");
             self.link = None;
-            let Broken { why, doubt: Some(fates) } = broken else { continue };
+            let Broken { why, doubt: Some(mut fates), numbers } = broken else { continue };
             match self.settle(marker, commits + 1, deadline).await {
-                Ok(true) => return fates,
-                Ok(false) => {}
+                Ok(Some(last)) => {
+                    group::tell_numbers(&mut fates, &numbers, last);
+                    return fates;
+                }
+                Ok(None) => {}
                 Err(reread) => {
                     self.away = true;
                     let message = format!("{why}; and reading it back: {reread}");
@@ -116,14 +119,15 @@ impl Writer {
     }
 
     /// Whether the commit that its marker would count as `number` happened. The old marker is deleted: whatever of the lost
-    /// transaction still lingers on the server has either ended by then, or will find its marker gone.
-    async fn settle(&mut self, marker: i64, number: i64, deadline: Instant) -> Result<bool, String> {
+    /// transaction still lingers on the server has either ended by then, or will find its marker gone. `Some` says that it
+    /// happened, and the number of the last event if it appended any.
+    async fn settle(&mut self, marker: i64, number: i64, deadline: Instant) -> Result<Option<i64>, String> {
         let mut tries = 0;
         loop {
             self.connect(deadline).await.map_err(|failure| failure.to_string())?;
             let Some(link) = self.link.as_mut() else { continue };
             let failure = match session::settle(link, marker).await {
-                Ok(Some(found)) => return Ok(found == number),
+                Ok(Some(found)) => return Ok((found.commits == number).then_some(found.last_event)),
                 Ok(None) => return Err("its marker is gone".into()),
                 Err(failure) => failure,
             };

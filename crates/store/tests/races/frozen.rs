@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::{Kind, NOW, World, audit, config, new_agent, new_worker, record, started, tick_id, worker_id};
+use crate::common::{
+    ALICE, Kind, NOW, World, audit, config, new_agent, new_worker, record, started, tick_id, worker_id,
+};
 use crate::second::Second;
 use nexus_core::placement::Step;
 use nexus_core::status::Purpose;
@@ -52,7 +54,7 @@ impl Host {
 
     async fn write(&self, seq: i64, event: bool) -> Result<(), StoreError> {
         let Self { npub, fence, generation, n, .. } = *self;
-        // With an event, whose number somebody wants to know, the commit is a round trip of its own.
+        // With an event, whose number somebody wants to know.
         let side = if event { vec![Side::AppendEvent(started(n))] } else { Vec::new() };
         let append = Append { fence, npub, generation, tick: tick_id(n), at: NOW, records: vec![record(seq)], side };
         journal::append(&self.second.store, append).await.map(drop)
@@ -130,11 +132,32 @@ async fn everywhere(event: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frozen_anywhere_in_a_single_trip() {
+async fn frozen_anywhere() {
     everywhere(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frozen_anywhere_in_two_trips() {
+async fn frozen_anywhere_with_an_event() {
     everywhere(true).await;
+}
+
+/// Whose answer is read before it commits: here the server itself ends it, or whoever waits, whichever is first.
+#[tokio::test]
+async fn frozen_between_two_trips() {
+    let world = World::new(Kind::Postgres).await;
+    worker::register(&world.store, new_worker(REFUGE), NOW).await.unwrap();
+    let second = Second::with(&world, short).await;
+    let (store, fence) = (second.store.clone(), world.fence);
+    let beat = second.hold(async move { worker::beat(&store, fence, 0, NOW).await }).await;
+    let control = Store::open_postgres(short(config(&world.database))).await.unwrap();
+    let from = Some(worker_id(1));
+    let generation = world.generation;
+    let step = Step { npub: ALICE, generation, from, to: worker_id(REFUGE), purpose: Purpose::Run };
+    let placed = tokio::time::timeout(Duration::from_secs(60), placement::place(&control, world.term, &step, NOW));
+    placed.await.unwrap().unwrap();
+    assert!(!beat.is_finished());
+    second.release();
+    // Its fence stands: it hears that Alice left.
+    let changed = beat.await.unwrap().unwrap();
+    assert!(changed.iter().any(|agent| agent.npub == ALICE && agent.worker == Some(worker_id(REFUGE))));
 }

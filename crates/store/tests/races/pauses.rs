@@ -330,15 +330,28 @@ async fn a_commit_whose_answer_is_lost_is_told_as_it_was() {
     write.await.unwrap().unwrap();
     assert_eq!(seqs(&world).await, [1, 2]);
 
+    // A lone one with two events: nothing of it was heard, and its numbers are read back.
+    second.proxy.set(Rule::Mute(COMMIT.to_vec()));
+    let store = second.store.clone();
+    let write = tokio::spawn(async move { event::append(&store, ALICE, vec![started(1), started(2)]).await });
+    second.proxy.met(2).await;
+    let last = async || agent::get(&world.store, ALICE).await.unwrap().unwrap().event_seq;
+    while last().await == 2 {
+        tokio::task::yield_now().await;
+    }
+    event::append(&world.store, ALICE, vec![started(3)]).await.unwrap();
+    second.release();
+    second.proxy.cut();
+    assert_eq!(write.await.unwrap().unwrap(), [3, 4]);
+
     second.proxy.set(Rule::Mute(COMMIT.to_vec()));
     let mut writes = JoinSet::new();
     for n in 0..20 {
         let store = second.store.clone();
         writes.spawn(async move { event::append(&store, ALICE, vec![started(n)]).await });
     }
-    second.proxy.met(2).await;
-    let last = async || agent::get(&world.store, ALICE).await.unwrap().unwrap().event_seq;
-    while last().await == 2 {
+    second.proxy.met(3).await;
+    while last().await == 5 {
         tokio::task::yield_now().await;
     }
     second.release();
@@ -348,8 +361,8 @@ async fn a_commit_whose_answer_is_lost_is_told_as_it_was() {
         numbers.extend(write.unwrap().unwrap());
     }
     numbers.sort_unstable();
-    assert_eq!(numbers, (3..23).collect::<Vec<i64>>());
-    assert!(matches!(event::verify_chain(&world.store, ALICE).await.unwrap(), Chain::Intact { events: 22, .. }));
+    assert_eq!(numbers, (6..26).collect::<Vec<i64>>());
+    assert!(matches!(event::verify_chain(&world.store, ALICE).await.unwrap(), Chain::Intact { events: 25, .. }));
 }
 
 /// Its bytes never arrive: it is done again, once.
