@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nexus_core::MonoMs;
+use nexus_core::payment::PaymentState;
 use nexus_store::Side;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +14,16 @@ use prometheus_client::registry::Registry;
 
 const LAG_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 const STEP_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0, 120.0];
+
+const PAYMENT_STATES: [PaymentState; 7] = [
+    PaymentState::Reserved,
+    PaymentState::Dispatched,
+    PaymentState::Pending,
+    PaymentState::Unknown,
+    PaymentState::Settled,
+    PaymentState::Failed,
+    PaymentState::Canceled,
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -82,6 +93,13 @@ impl Vitals {
             crashes: Counter::default(),
             handed_over: Counter::default(),
         };
+        // Each from the start: what is not there yet can't be watched.
+        for outcome in ["completed", "failed", "skipped"] {
+            drop(made.ticks.get_or_create(&Outcome { outcome }));
+        }
+        for state in PAYMENT_STATES {
+            drop(made.payments.get_or_create(&State { state: state.as_str() }));
+        }
         registry.register("nexus_worker_agents", "Agents that this worker holds", made.agents.clone());
         registry.register("nexus_worker_turns", "Turns under way", made.turns.clone());
         registry.register("nexus_worker_beat_age_seconds", "Since the last beat was sent", made.beat_age.clone());

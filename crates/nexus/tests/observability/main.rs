@@ -6,5 +6,8 @@
 mod common;
 
 mod collector;
+mod doctor;
+mod metrics;
+mod roles;
 mod traces;
 mod web;
