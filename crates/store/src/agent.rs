@@ -237,8 +237,15 @@ pub async fn count(store: &Store, account: AccountId) -> Result<u64> {
     Ok(store.row("count agents", sql, params![account], |row| row.get()).await?.unwrap_or(0))
 }
 
+/// Started again while it waits for a worker: what it waits for stays shown, since whoever wrote it will not soon again.
+macro_rules! waits_on {
+    () => {
+        "?2 = 'running' AND ?5 IS NULL AND desired = 'running' AND worker_id IS NULL AND reason_code IS NOT NULL"
+    };
+}
+
 /// Starts or stops. Raises the revision also when nothing changes, so that a repeated call wakes the worker again. A start
-/// clears `stop_now`, the reason and makes the agent due for placement.
+/// clears `stop_now`, the reason (but for what an agent without a worker waits for) and makes the agent due for placement.
 ///
 /// # Errors
 /// `Conflict::NoAgent`.
@@ -262,8 +269,14 @@ pub async fn set_desired(
             concat!(
                 "UPDATE agent SET desired_rev = ",
                 rev!(),
-                ", desired = ?2, stop_now = ?3, purpose = ?4, reason_code = ?5, reason_text = ?6,
-                  next_attempt_at = CASE WHEN worker_id IS NULL AND ?2 = 'running' THEN ?7 ELSE NULL END, updated_at = ?7
+                ", desired = ?2, stop_now = ?3, purpose = ?4,
+                  reason_code = CASE WHEN ",
+                waits_on!(),
+                " THEN reason_code ELSE ?5 END, reason_text = CASE WHEN ",
+                waits_on!(),
+                " THEN reason_text ELSE ?6 END, next_attempt_at = CASE WHEN ",
+                waits_on!(),
+                " THEN next_attempt_at WHEN worker_id IS NULL AND ?2 = 'running' THEN ?7 ELSE NULL END, updated_at = ?7
                  WHERE npub = ?1"
             ),
             params![npub, desired.as_str(), stop_now, purpose.as_str(), code, text, audit.at],
