@@ -409,6 +409,7 @@ impl Run<'_> {
         let host = self.pen.host;
         host.faults.pass(At::Before, "commit").await;
         let seqs = ticks::commit(&host.store, commit).await?;
+        host.vitals.step("committed", host.mono().since(self.last));
         host.vitals.tick_ended(if failed.is_some() { "failed" } else { "completed" });
         host.announce(self.pen.npub, &seqs);
         host.faults.pass(At::After, "commit").await;

@@ -32,8 +32,8 @@ const FOLD: &str = "DELETE FROM journal WHERE tick_id = ?1";
 const AGENT: &str = "UPDATE agent SET event_seq = ?2, event_head = ?3, updated_at = ?4, last_tick_at = ?4,
     next_tick_at = ?4 + 900000, balance_at = ?4, balance_msat = 5000 WHERE npub = ?1";
 /// What sealing adds to a blob.
-const OVERHEAD: usize = nexus_seal::blob::BLOB_OVERHEAD;
-const HASH: [u8; 32] = [5; 32];
+pub const OVERHEAD: usize = nexus_seal::blob::BLOB_OVERHEAD;
+pub const HASH: [u8; 32] = [5; 32];
 
 /// One agent's place in its tick.
 struct Line {
@@ -49,7 +49,7 @@ struct Line {
 struct Writer {
     connection: Connection,
     lines: Vec<Line>,
-    ids: u64,
+    ids: Ids,
     commits: u64,
 }
 
@@ -59,7 +59,7 @@ pub fn run(path: &Path, agents: &[Npub], plan: &Plan) -> anyhow::Result<(Figures
     connection.execute_batch(SETTINGS)?;
     connection.set_prepared_statement_cache_capacity(32);
     let lines = agents.iter().map(Line::new).collect();
-    let mut writer = Writer { connection, lines, ids: 0, commits: 0 };
+    let mut writer = Writer { connection, lines, ids: Ids::default(), commits: 0 };
     let crowd = writer.measure(Window::open(plan.warm_up, plan.crowd))?;
     writer.lines.truncate(1);
     let alone = writer.measure(Window::open(plan.warm_up, plan.alone))?;
@@ -140,7 +140,7 @@ impl Writer {
     }
 
     fn begin(&mut self, index: usize, now: i64) -> rusqlite::Result<()> {
-        let tick = self.next_id(now);
+        let tick = self.ids.next(now);
         let line = &mut self.lines[index];
         line.tick = tick;
         line.event += 1;
@@ -166,11 +166,16 @@ impl Writer {
         connection.prepare_cached(EVENT)?.execute(params![line.npub, line.event, now, body, HASH])?;
         Ok(())
     }
+}
 
-    /// As the product's: milliseconds first, then bits without order (splitmix64).
-    fn next_id(&mut self, now: i64) -> [u8; 16] {
-        self.ids = self.ids.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.ids ^ (self.ids >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+/// As the product's: milliseconds first, then bits without order (splitmix64).
+#[derive(Default)]
+pub struct Ids(u64);
+
+impl Ids {
+    pub fn next(&mut self, now: i64) -> [u8; 16] {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let mut id = [0; 16];
         id[..6].copy_from_slice(&now.to_be_bytes()[2..]);
@@ -180,6 +185,6 @@ impl Writer {
 }
 
 /// As long as the product's.
-fn event_body(name: &str, more: &str) -> String {
+pub fn event_body(name: &str, more: &str) -> String {
     format!(r#"{{"type":"{name}","tick_id":"01978d3e-0000-7000-8000-000000000000"{more}}}"#)
 }

@@ -12,12 +12,12 @@ use nexus_store::account::{self, Account};
 use nexus_store::agent::{self, NewAgent, Sealed};
 use nexus_store::placement::{self, Term};
 use nexus_store::worker::{self, NewWorker};
-use nexus_store::{Audit, Fence, Store};
+use nexus_store::{Audit, Fence, PostgresConfig, Store};
 use nexus_vault::DataKey;
 use tokio::task::JoinSet;
 
-use super::World;
 use super::shape::STATE_BYTES;
+use super::{World, ceiling, ceiling_postgres, postgres};
 
 /// Agents that are made at a time.
 const AT_ONCE: usize = 256;
@@ -25,9 +25,15 @@ const AT_ONCE: usize = 256;
 pub struct Host {
     pub world: World,
     pub store: Store,
-    pub path: PathBuf,
+    commits: Commits,
     pub fence: Fence,
     pub agents: Vec<Agent>,
+}
+
+/// Who counts the store's commits.
+enum Commits {
+    Sqlite(PathBuf),
+    Postgres(tokio_postgres::Client),
 }
 
 /// An agent that ticks.
@@ -52,9 +58,27 @@ pub fn database(directory: &Path) -> PathBuf {
 }
 
 impl Host {
+    /// On SQLite.
     pub async fn open(world: &World, directory: &Path, count: usize) -> anyhow::Result<Self> {
         let path = database(directory);
-        let store = Store::open(&path)?;
+        Self::fill(world, Store::open(&path)?, Commits::Sqlite(path), count).await
+    }
+
+    /// On PostgreSQL.
+    pub async fn connect(world: &World, config: PostgresConfig, count: usize) -> anyhow::Result<Self> {
+        let commits = Commits::Postgres(postgres::connect(&config).await?);
+        Self::fill(world, Store::open_postgres(config).await?, commits, count).await
+    }
+
+    /// Transactions that the store has committed so far.
+    pub async fn commits(&self) -> anyhow::Result<u64> {
+        match &self.commits {
+            Commits::Sqlite(path) => ceiling::commits(path),
+            Commits::Postgres(client) => ceiling_postgres::commits(client).await,
+        }
+    }
+
+    async fn fill(world: &World, store: Store, commits: Commits, count: usize) -> anyhow::Result<Self> {
         let now = world.clock.now();
         let (owner, fence) = found(world, &store, count).await?;
         let mut agents = Vec::with_capacity(count);
@@ -69,7 +93,7 @@ impl Host {
             }
         }
         tracing::debug!(count, elapsed_ms = world.clock.now().0 - now.0, "agents made");
-        Ok(Self { world: world.clone(), store, path, fence, agents })
+        Ok(Self { world: world.clone(), store, commits, fence, agents })
     }
 
     /// Closes the store.

@@ -1,13 +1,27 @@
-//! Measures this machine: ticks through the store, and what bare SQLite does with the same rows.
+//! Measures this machine.
 //!
-//! Both write the same tables with the same batching to the same disk in one run, so that their ratio says what our
-//! code costs, whatever the machine.
+//! `ticks` and `ceiling`: ticks through the store, and what bare SQLite does with the same rows. Both write the same tables
+//! with the same batching to the same disk in one run, so that their ratio says what our code costs, whatever the machine.
+//! `idle`, `timers` and `failover`: the reconciler and workers on a database full of agents at rest. `wake` and
+//! `ticks --full`: a whole host, through real sockets.
 
 mod ceiling;
+mod ceiling_postgres;
+mod failover;
+mod full;
 mod host;
+mod idle;
+mod live;
+mod memory;
+mod postgres;
+mod profile;
 mod report;
+mod resting;
 mod shape;
+mod spread;
 mod ticks;
+mod timers;
+mod wake;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +34,9 @@ use nexus_core::{Clock, Entropy};
 use tempfile::TempDir;
 
 use crate::ambient::{SystemClock, SystemEntropy};
-use crate::cli::{BenchArgs, BenchCommand};
-use crate::command;
+use crate::cli::{
+    BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, IdleArgs, TimersArgs, WakeArgs,
+};
 use crate::dev::data_dir::DataDir;
 use crate::output::Output;
 use report::Report;
@@ -49,16 +64,60 @@ struct World {
 
 pub async fn run(command: BenchCommand, output: Output) -> anyhow::Result<()> {
     let world = World { clock: Arc::new(SystemClock::new()), entropy: Arc::new(SystemEntropy) };
-    let report = match command {
-        BenchCommand::Ticks(args) => ticks(&world, &Plan::of(&args)?).await?,
-        BenchCommand::Ceiling(args) => ceiling(&world, &Plan::of(&args)?).await?,
-        BenchCommand::Idle(_) | BenchCommand::Wake(_) | BenchCommand::Failover(_) => {
-            return command::not_yet("bench", "`nexus bench ticks` and `nexus bench ceiling` measure the store");
+    match command {
+        BenchCommand::Ticks(args) if args.full => {
+            let full = full::run(&world, &args.whole, &directory(args.bench.data_dir.as_ref())?).await?;
+            output.either(&full, || full.text(&output));
         }
-    };
-    output.either(&report, || report.text(&output));
+        BenchCommand::Ticks(args) => {
+            let plan = Plan::of(&args.bench)?;
+            let report = match args.database.database {
+                Database::Sqlite => ticks(&world, &plan).await?,
+                Database::Postgres => ticks_postgres(&world, &plan, &args.database).await?,
+            };
+            output.either(&report, || report.text(&output));
+        }
+        BenchCommand::Ceiling(args) => {
+            let report = ceiling(&world, &Plan::of(&args)?).await?;
+            output.either(&report, || report.text(&output));
+        }
+        BenchCommand::Idle(args) => {
+            let idle = idle::run(&world, &args).await?;
+            output.either(&idle, || idle.text(&output));
+        }
+        BenchCommand::Timers(args) => {
+            let timers = timers::run(&world, &args).await?;
+            output.either(&timers, || timers.text(&output));
+        }
+        BenchCommand::Wake(args) => {
+            let wake = wake::run(&world, &args).await?;
+            output.either(&wake, || wake.text(&output));
+        }
+        BenchCommand::Failover(args) => {
+            let failover = failover::run(&world, &args).await?;
+            output.either(&failover, || failover.text(&output));
+        }
+    }
     Ok(())
 }
+
+/// Where to measure, if it was not said.
+fn directory(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    given.cloned().map_or_else(DataDir::default_path, Ok)
+}
+
+/// Each has a place.
+macro_rules! directory_of {
+    ($($args:ty),*) => {
+        $(impl $args {
+            fn directory(&self) -> anyhow::Result<PathBuf> {
+                let BenchPlace { data_dir } = &self.place;
+                directory(data_dir.as_ref())
+            }
+        })*
+    };
+}
+directory_of!(IdleArgs, TimersArgs, WakeArgs, FailoverArgs);
 
 /// Ticks, one agent alone, and the ceiling of both.
 async fn ticks(world: &World, plan: &Plan) -> anyhow::Result<Report> {
@@ -69,8 +128,28 @@ async fn ticks(world: &World, plan: &Plan) -> anyhow::Result<Report> {
         let mut host = host::Host::open(world, place.path(), plan.agents).await?;
         report.ticks = Some(ticks::crowd(&mut host, plan).await?);
         report.alone = Some(ticks::alone(&mut host, plan).await?);
+        report.memory_bytes = Some(memory::peak()?);
     }
     add_ceiling(world, plan, &mut report).await?;
+    Ok(report)
+}
+
+/// The same on PostgreSQL, server included in what the machine has to do.
+async fn ticks_postgres(world: &World, plan: &Plan, args: &DatabaseArgs) -> anyhow::Result<Report> {
+    let mut report = Report::on_postgres(plan);
+    let source = postgres::Source::open(args, &plan.directory).await?;
+    report.sealing_us_per_tick = Some(shape::sealing_cost(world)?);
+    {
+        let mut host = host::Host::connect(world, source.database().await?, plan.agents).await?;
+        report.ticks = Some(ticks::crowd(&mut host, plan).await?);
+        report.alone = Some(ticks::alone(&mut host, plan).await?);
+        report.memory_bytes = Some(memory::peak()?);
+    }
+    let config = source.database().await?;
+    let agents = host::Host::connect(world, config.clone(), plan.agents).await?.into_npubs();
+    let (crowd, alone) = ceiling_postgres::run(&config, &agents, plan).await?;
+    report.ceiling = Some(crowd);
+    report.ceiling_alone = Some(alone);
     Ok(report)
 }
 
@@ -101,7 +180,7 @@ fn place(directory: &Path) -> anyhow::Result<TempDir> {
 
 impl Plan {
     fn of(args: &BenchArgs) -> anyhow::Result<Self> {
-        let directory = args.data_dir.clone().map_or_else(DataDir::default_path, Ok)?;
+        let directory = directory(args.data_dir.as_ref())?;
         let crowd = Duration::from_secs(args.seconds);
         let warm_up = (crowd / 5).min(Duration::from_secs(2));
         Ok(Self { agents: args.agents as usize, crowd, alone: crowd / 2, warm_up, directory })

@@ -16,7 +16,7 @@ use nexus_store::{Fence, Store};
 use super::host::{Agent, Host};
 use super::shape::{CLASS, EFFECT_BYTES, EFFECTS, KIND, STATE_BYTES};
 use super::watch::{Figures, Samples, Window};
-use super::{Plan, World, ceiling};
+use super::{Plan, World};
 
 /// What a ticking agent needs of its host.
 struct Pen {
@@ -42,7 +42,7 @@ pub async fn alone(host: &mut Host, plan: &Plan) -> anyhow::Result<Figures> {
 
 async fn measure(host: &Host, agents: Vec<Agent>, window: Window) -> anyhow::Result<(Figures, Vec<Agent>)> {
     let pen = Arc::new(Pen { world: host.world.clone(), store: host.store.clone(), fence: host.fence, window });
-    let before = ceiling::commits(&host.path)?;
+    let before = host.commits().await?;
     let running: Vec<_> = agents.into_iter().map(|agent| tokio::spawn(live(pen.clone(), agent))).collect();
     let (mut samples, mut agents) = (Samples::default(), Vec::with_capacity(running.len()));
     for agent in running {
@@ -50,7 +50,7 @@ async fn measure(host: &Host, agents: Vec<Agent>, window: Window) -> anyhow::Res
         samples.join(more);
         agents.push(agent);
     }
-    let commits = ceiling::commits(&host.path)?.saturating_sub(before);
+    let commits = host.commits().await?.saturating_sub(before);
     Ok((samples.figures(&window, commits), agents))
 }
 

@@ -153,33 +153,3 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "URL")]
     pub role: Vec<url::Url>,
 }
-
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// Agents in flight
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub agents: u32,
-    /// Counted seconds of the run with all agents; warm-up and the other runs take about as long again
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub seconds: u64,
-    /// Where to write, on the disk to measure; the platform's data directory by default. Nothing stays there
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// Ticks a second through the store, one agent's latency, and the ceiling of both
-    Ticks(BenchArgs),
-    /// The same rows without our code: what the machine can do at most
-    Ceiling(BenchArgs),
-    /// Idle agents (not yet)
-    #[command(hide = true)]
-    Idle(Rest),
-    /// Trigger to tick (not yet)
-    #[command(hide = true)]
-    Wake(Rest),
-    /// Losing a worker (not yet)
-    #[command(hide = true)]
-    Failover(Rest),
-}

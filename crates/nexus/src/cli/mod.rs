@@ -1,6 +1,7 @@
 //! What may be typed. Secrets are never arguments: they come from a terminal or a file.
 
 mod agent;
+mod bench;
 mod host;
 mod owner;
 
@@ -12,9 +13,12 @@ pub use agent::{
     AgentCommand, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, FundArgs, PolicyArgs, StopArgs, TickArgs,
     TicksArgs,
 };
+pub use bench::{
+    BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,
+};
 pub use host::{
-    BenchArgs, BenchCommand, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs,
-    PoolCommand, ProviderArgs, RelayArgs, WorkerArgs,
+    ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand, ProviderArgs,
+    RelayArgs, WorkerArgs,
 };
 pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
 
