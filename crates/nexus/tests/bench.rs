@@ -1,11 +1,14 @@
 //! Every measurement at a tiny size: it runs, says what it found, and leaves nothing behind.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod common;
+
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::process::{Command, Stdio};
 
 use common::BINARY;
 use serde_json::Value;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::process::{Command, Stdio};
 
 /// Runs one, and returns its document. The directory is its own and must be empty afterwards.
 fn bench(args: &[&str]) -> Value {
