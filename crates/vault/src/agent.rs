@@ -57,7 +57,7 @@ impl AgentSecrets {
             return Err(VaultError::OtherPool { expected: pool_id.to_owned(), found: key.pool_id.clone() });
         }
         let mnemonic = Mnemonic::parse(key.mnemonic.expose())?;
-        let signer = mnemonic.signer(entropy)?;
+        let (signer, wallet) = mnemonic.secrets(entropy)?;
         let derived = signer.public_key();
         if derived != key.npub {
             return Err(VaultError::NpubMismatch { named: key.npub, derived });
@@ -69,7 +69,7 @@ impl AgentSecrets {
             min_policy_version: key.min_policy_version,
             with_state: key.with_state,
             signer: Arc::new(signer),
-            wallet: mnemonic.wallet_seed()?,
+            wallet,
         })
     }
 }
