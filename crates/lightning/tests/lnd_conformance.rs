@@ -30,7 +30,10 @@ impl LndBench {
     fn wallet(&self, node: &Node) -> Arc<Whole> {
         let trust = Trust::File(node.certificate_file());
         let mut config = NodeConfig::new(&node.url(), trust, &node.identity(), Network::Regtest).unwrap();
-        config.patience.settle_ms = 120;
+        // Only what is stuck waits for all of it.
+        config.patience.settle_ms = 2_000;
+        config.patience.connect_ms = 30_000;
+        config.patience.answer_ms = 30_000;
         Arc::new(Whole::new(&config, &node.payer_macaroon_file(), &node.invoice_macaroon_file(), self.clock.clone()))
     }
 }

@@ -31,9 +31,9 @@ struct World {
 
 fn config(node: &Node, trust: Trust) -> NodeConfig {
     let mut config = NodeConfig::new(&node.url(), trust, &node.identity(), Network::Regtest).unwrap();
-    config.patience.connect_ms = 5_000;
-    config.patience.answer_ms = 5_000;
-    config.patience.settle_ms = 100;
+    config.patience.connect_ms = 30_000;
+    config.patience.answer_ms = 30_000;
+    config.patience.settle_ms = 30_000;
     config
 }
 
@@ -368,10 +368,10 @@ async fn patience_has_bounds() {
     world.pair.payer.rule(SEND, Course::Plain, Wire::Slow { ms: 300 });
     assert!(matches!(payer.dispatch(send.clone()).await, Outcome::Settled { .. }));
     world.assert_paid_once(&payer, &send, &invoice).await;
-    let short = world.payer_with(|config| config.patience.answer_ms = 400);
+    let short = world.payer_with(|config| config.patience.answer_ms = 2_000);
     let (invoice, send) = world.invoice().await;
     world.pair.payer.rule(SEND, Course::Plain, Wire::Mute);
-    unknown(&short.dispatch(send.clone()).await, "no answer within 400 ms");
+    unknown(&short.dispatch(send.clone()).await, "no answer within 2000 ms");
     world.assert_paid_once(&payer, &send, &invoice).await;
     for path in [INFO, "/v1/balance/channels"] {
         world.pair.payer.rule(path, Course::Plain, Wire::Mute);

@@ -27,7 +27,7 @@ const PAGE: u64 = 100;
 /// Pages of one look through all invoices.
 const MAX_PAGES: u32 = 1_000;
 /// How long a node that never settled anything is listened to before its list is looked through again.
-const FIRST_MS: u64 = 5_000;
+const FIRST_MS: u64 = 2_000;
 /// `expiry_s` of a request, at most.
 const MAX_EXPIRY_S: u32 = 86_400;
 
