@@ -135,6 +135,8 @@ pub struct ControlConfig {
     pub home_settle_ms: u64,
     pub scale: ScaleRules,
     pub retention: Retention,
+    /// How long an object that no row names is kept; longer than any tick.
+    pub object_grace_ms: u64,
     pub operators: Operators,
     /// Whether a policy may name a wallet of play money.
     pub development_wallets: bool,
@@ -175,6 +177,7 @@ impl ControlConfig {
             home_settle_ms: 15_000,
             scale: ScaleRules::default(),
             retention: Retention::default(),
+            object_grace_ms: 3_600_000,
             operators: Operators::Listed(Vec::new()),
             development_wallets: false,
             invoice_wait_ms: 10_000,

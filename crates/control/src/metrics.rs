@@ -59,6 +59,7 @@ pub struct Metrics {
     pub reconciler_active: Gauge,
     pub reconcile_failures: Counter,
     pub events_pruned: Counter,
+    pub blobs_collected: Counter,
     pub agents_moved: Counter,
     pub agents_unplaced: Gauge,
     pub agents_overdue: Gauge,
@@ -99,6 +100,7 @@ impl Metrics {
             reconciler_active: Gauge::default(),
             reconcile_failures: Counter::default(),
             events_pruned: Counter::default(),
+            blobs_collected: Counter::default(),
             agents_moved: Counter::default(),
             agents_unplaced: Gauge::default(),
             agents_overdue: Gauge::default(),
@@ -136,6 +138,7 @@ impl Metrics {
         );
         registry.register("nexus_reconcile_failures", "Rounds that ended in an error", made.reconcile_failures.clone());
         registry.register("nexus_events_pruned", "Events past their keeping time", made.events_pruned.clone());
+        registry.register("nexus_blobs_collected", "Objects deleted that no row names", made.blobs_collected.clone());
         registry.register("nexus_uptime_seconds", "Since this process started", made.uptime_seconds.clone());
         made.register_fleet(&mut registry);
         made.registry = registry;

@@ -155,6 +155,7 @@ impl From<StoreError> for Problem {
                 Self::with(Code::Invalid, conflict.to_string())
             }
             StoreError::Conflict { conflict, .. } => Self::with(Code::Conflict, conflict.to_string()),
+            StoreError::Object { problem, .. } => Self::with(Code::Unavailable, problem.to_string()),
             StoreError::Stale { .. } | StoreError::Duplicate { .. } => Self::new(Code::Conflict),
             StoreError::Database { .. }
             | StoreError::Uncertain { .. }

@@ -7,8 +7,10 @@ use nexus_core::{AccountId, AgentConfig, Generation, Hash32, Msat, Npub, UnixMs,
 use crate::batch::{Lock, params};
 use crate::draft::{Draft, rev};
 use crate::idempotency::Idempotency;
+use crate::object::ObjectProblem;
+use crate::row::Columns;
 use crate::tick::NewState;
-use crate::{Audit, Conflict, Result, Statement, Store, StoreError};
+use crate::{Audit, Conflict, Result, Statement, Store, StoreError, blob};
 
 mod hosted;
 mod row;
@@ -174,8 +176,10 @@ pub async fn create(store: &Store, agent: NewAgent, idempotency: Option<Idempote
         draft.push(wrap.insert_statement(agent.npub));
     }
     if let Some(blob) = agent.state {
-        let state = NewState { version: 1, blob };
-        draft.push(state_statement(agent.npub, Generation(0), &state, agent.created_at));
+        let state = NewState { version: 1, blob: blob.into() };
+        for statement in state_statements(store, agent.npub, Generation(0), &state, agent.created_at) {
+            draft.push(statement);
+        }
     }
     draft.push(audit.statement());
     write_and_read(store, draft, agent.npub).await
@@ -411,6 +415,7 @@ async fn delete_from(store: &Store, npub: Npub, worker: Option<WorkerId>, forfei
             .one_or_conflict(Conflict::Unresolved),
         );
     }
+    draft.push(blob::drop_all_statement(npub, audit.at));
     for sql in DELETES {
         draft.push(Statement::write(sql, params![npub]));
     }
@@ -441,13 +446,39 @@ pub async fn wraps(store: &Store, npub: Npub) -> Result<Vec<Wrap>> {
         .await
 }
 
+/// # Errors
+/// [`StoreError::Object`] when the state is an object that cannot be had, or is not the one that the row names.
 pub async fn state(store: &Store, npub: Npub) -> Result<Option<StateBlob>> {
-    let sql = "SELECT version, generation, blob, at FROM agent_state WHERE npub = ?1";
-    store
-        .row("read an agent's state", sql, params![npub], |row| {
-            Ok(StateBlob { version: row.get()?, generation: row.get()?, blob: row.get()?, at: row.get()? })
-        })
-        .await
+    let mut last = None;
+    loop {
+        let Some(row) = state_row(store, npub).await? else { return Ok(None) };
+        let StateRow { version, generation, at, named } = row;
+        match blob::fetch(store, npub, named).await {
+            Ok(blob) => return Ok(Some(StateBlob { version, generation, blob, at })),
+            // Replaced and deleted between the two looks: the row names another by now.
+            Err(error) if error.object() == Some(ObjectProblem::Missing) && last != Some(version) => {
+                last = Some(version);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A state as its row holds it.
+struct StateRow {
+    version: i64,
+    generation: Generation,
+    at: UnixMs,
+    named: blob::Named,
+}
+
+async fn state_row(store: &Store, npub: Npub) -> Result<Option<StateRow>> {
+    let sql = "SELECT version, generation, at, blob, object, object_size FROM agent_state WHERE npub = ?1";
+    let read = |row: &mut Columns| {
+        let (version, generation, at) = (row.get()?, row.get()?, row.get()?);
+        Ok(StateRow { version, generation, at, named: blob::Named::read(row)? })
+    };
+    store.row("read an agent's state", sql, params![npub], read).await
 }
 
 /// Makes the heartbeat due now, by the control plane (start, funding).
@@ -559,15 +590,27 @@ impl Wrap {
 }
 
 /// Stores the state that follows the stored one: version 1 for the first, else one more. `Conflict::Version` otherwise.
-pub(crate) fn state_statement(npub: Npub, generation: Generation, state: &NewState, at: UnixMs) -> Statement {
+/// An object is kept in the same batch, and the one before is dropped.
+pub(crate) fn state_statements(
+    store: &Store,
+    npub: Npub,
+    generation: Generation,
+    state: &NewState,
+    at: UnixMs,
+) -> Vec<Statement> {
     let sql = if state.version == 1 {
-        "INSERT INTO agent_state (npub, version, generation, blob, at) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT DO NOTHING"
+        "INSERT INTO agent_state (npub, version, generation, blob, at, object, object_size)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING"
     } else {
-        "UPDATE agent_state SET version = ?2, generation = ?3, blob = ?4, at = ?5 WHERE npub = ?1 AND version = ?2 - 1"
+        "UPDATE agent_state SET version = ?2, generation = ?3, blob = ?4, at = ?5, object = ?6, object_size = ?7
+         WHERE npub = ?1 AND version = ?2 - 1"
     };
-    Statement::write(sql, params![npub, state.version, generation, state.blob.clone(), at])
-        .one_or_conflict(Conflict::Version)
+    let (bytes, object, size) = state.blob.columns();
+    let params = params![npub, state.version, generation, bytes, at, object, size];
+    // Without an object store no state that is one is ever replaced: it cannot be read.
+    let dropped = store.objects().map(|_| blob::drop_state_statement(npub, at));
+    let put = Statement::write(sql, params).one_or_conflict(Conflict::Version);
+    dropped.into_iter().chain([put]).chain(state.blob.keep_statement(npub)).collect()
 }
 
 fn exists(npub: Npub) -> Statement {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::object::ObjectProblem;
+
 /// A batch that was not done, or whose fate is not known. `attempted` names the operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -24,6 +26,9 @@ pub enum StoreError {
     /// The executor is gone. A write that was under way may or may not have happened.
     #[error("{attempted}: the database is closed")]
     Closed { attempted: &'static str },
+    /// The object store failed, or has not what a row names.
+    #[error("{attempted}: {problem}")]
+    Object { attempted: &'static str, problem: ObjectProblem },
     /// A row that this version cannot read: damage, or a value from a later version.
     #[error("{attempted}: unreadable row: {what}")]
     Corrupt { attempted: &'static str, what: String },
@@ -55,6 +60,14 @@ impl StoreError {
     pub const fn conflict(&self) -> Option<&Conflict> {
         match self {
             Self::Conflict { conflict, .. } => Some(conflict),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with an object, if that is what failed.
+    pub const fn object(&self) -> Option<ObjectProblem> {
+        match self {
+            Self::Object { problem, .. } => Some(*problem),
             _ => None,
         }
     }
@@ -104,6 +117,9 @@ pub enum Conflict {
     NoWorker,
     #[error("the account does not exist")]
     NoAccount,
+    /// It was put so long ago that it is being deleted: seal and put it again.
+    #[error("the blob was put too long ago and is gone")]
+    BlobGone,
     #[error("there is no such row")]
     NotFound,
     #[error("an equal or newer event holds this place")]

@@ -15,6 +15,7 @@ mod error;
 mod executor;
 mod inline;
 mod migrate;
+mod object;
 mod postgres;
 mod row;
 mod sqlite;
@@ -24,6 +25,7 @@ pub mod account;
 pub mod agent;
 pub mod audit;
 pub mod availability;
+pub mod blob;
 pub mod event;
 pub mod fleet;
 pub mod hosted;
@@ -53,6 +55,7 @@ pub use audit::Audit;
 pub use batch::{Batch, Expect, Fence, Lock, Output, Statement, Value, Verdict};
 pub use error::{Conflict, StoreError};
 pub use executor::{BoxFuture, Executor};
+pub use object::{ObjectConfig, ObjectKind, ObjectProblem, Objects, S3Config};
 pub use postgres::{PostgresConfig, PostgresServer, SslMode};
 use row::Columns;
 pub use row::Row;
@@ -65,6 +68,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[derive(Clone)]
 pub struct Store {
     executor: Arc<dyn Executor>,
+    objects: Option<Arc<Objects>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -82,17 +86,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::NewerSchema`] when a later version of this program wrote the database; nothing is touched then.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { executor: Arc::new(thread::ThreadExecutor::open(path)?) })
+        Ok(Self::over(Arc::new(thread::ThreadExecutor::open(path)?)))
     }
 
     /// As [`Store::open`], but statements run on the caller's thread: for simulation and for tools without a runtime.
     pub fn open_inline(path: &Path) -> Result<Self> {
-        Ok(Self { executor: Arc::new(inline::InlineExecutor::open(path)?) })
+        Ok(Self::over(Arc::new(inline::InlineExecutor::open(path)?)))
     }
 
     /// A database in memory, inline, gone when the last handle is dropped: for tests and simulation.
     pub fn open_memory() -> Result<Self> {
-        Ok(Self { executor: Arc::new(inline::InlineExecutor::open_memory()?) })
+        Ok(Self::over(Arc::new(inline::InlineExecutor::open_memory()?)))
     }
 
     /// Connects to PostgreSQL 15 or later, migrates forward (unless told not to), and opens the connections that write.
@@ -105,7 +109,7 @@ impl Store {
     /// [`StoreError::Settings`], [`StoreError::Unreachable`]; [`StoreError::NewerSchema`] and
     /// [`StoreError::OlderSchema`] leave everything as it is.
     pub async fn open_postgres(config: PostgresConfig) -> Result<Self> {
-        Ok(Self { executor: Arc::new(postgres::PostgresExecutor::open(config).await?) })
+        Ok(Self::over(Arc::new(postgres::PostgresExecutor::open(config).await?)))
     }
 
     /// Brings PostgreSQL's schema forward. Processes that do so at once take turns.
@@ -126,7 +130,17 @@ impl Store {
 
     /// Over an executor of one's own.
     pub fn over(executor: Arc<dyn Executor>) -> Self {
-        Self { executor }
+        Self { executor, objects: None }
+    }
+
+    /// Blobs that are too large for a row go there from now on, and are read from there.
+    #[must_use]
+    pub fn with_objects(self, objects: Option<Objects>) -> Self {
+        Self { objects: objects.map(Arc::new), ..self }
+    }
+
+    pub(crate) fn objects(&self) -> Option<&Objects> {
+        self.objects.as_deref()
     }
 
     /// Runs a batch in one transaction (shared with other callers' batches): all of it or nothing.

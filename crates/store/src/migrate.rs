@@ -10,6 +10,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_rest.sql"),
     include_str!("../migrations/0003_fleet.sql"),
+    include_str!("../migrations/0004_blobs.sql"),
 ];
 
 /// The newest schema this program knows.

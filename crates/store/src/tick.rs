@@ -2,24 +2,25 @@
 
 use nexus_core::budget::Window;
 use nexus_core::trigger::Trigger;
-use nexus_core::{Generation, Msat, Npub, TickId, UnixMs};
+use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
 use crate::agent::Change;
 use crate::batch::{params, words};
+use crate::blob::{Blob, Named};
 use crate::draft::Draft;
 use crate::event::NewEvent;
 use crate::inbox::Item;
 use crate::journal::Record;
 use crate::row::Columns;
-use crate::{Batch, Conflict, Fence, Result, Side, Statement, Store, Verdict, agent, inbox, journal};
+use crate::{Batch, Conflict, Fence, Result, Side, Statement, Store, Verdict, agent, blob, inbox, journal};
 
 /// Most ticks of one page.
 pub const MAX_PAGE: u32 = 200;
 
 macro_rules! tick_columns {
     () => {
-        "SELECT tick_id, npub, cause, status, reason, generation, started_at, ended_at, cost_msat, actions, steps, sealed
-         FROM tick"
+        "SELECT tick_id, npub, cause, status, reason, generation, started_at, ended_at, cost_msat, actions, steps, sealed,
+            object, object_size FROM tick"
     };
 }
 
@@ -50,7 +51,10 @@ pub struct Tick {
     pub actions: String,
     /// JSON array of steps: names, times, outcomes; no text.
     pub steps: String,
+    /// A large one is an object, which [`get`] brings and [`list`] and [`open`] leave where it is.
     pub sealed: Option<Vec<u8>>,
+    /// Bytes of `sealed`, wherever it is.
+    pub sealed_size: u64,
 }
 
 /// The start of a tick.
@@ -85,7 +89,7 @@ pub struct Commit {
     pub cost: Msat,
     pub actions: String,
     pub steps: String,
-    pub sealed: Option<Vec<u8>>,
+    pub sealed: Option<Blob>,
     /// Lifecycle, balance, next tick, reason.
     pub change: Change,
     pub events: Vec<NewEvent>,
@@ -96,7 +100,7 @@ pub struct Commit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewState {
     pub version: i64,
-    pub blob: Vec<u8>,
+    pub blob: Blob,
 }
 
 /// A refusal of the gate, recorded and visible.
@@ -159,8 +163,13 @@ pub async fn commit(store: &Store, commit: Commit) -> Result<Vec<i64>> {
     let Commit { fence, npub, generation, tick, at, .. } = commit;
     let mut draft = Draft::hosted("commit a tick", fence, npub, generation);
     draft.push(commit.close_statement());
+    if let Some(kept) = commit.sealed.as_ref().and_then(|sealed| sealed.keep_statement(npub)) {
+        draft.push(kept);
+    }
     if let Some(state) = &commit.state {
-        draft.push(agent::state_statement(npub, generation, state, at));
+        for statement in agent::state_statements(store, npub, generation, state, at) {
+            draft.push(statement);
+        }
     }
     draft.push(Statement::write("DELETE FROM journal WHERE tick_id = ?1", params![tick]));
     draft.push(inbox::handled_statement(npub, tick));
@@ -207,9 +216,16 @@ pub async fn list(store: &Store, npub: Npub, before: Option<TickId>, limit: u32)
     store.rows("list ticks", sql, params![npub, before, limit.min(MAX_PAGE)], tick_row).await
 }
 
+/// # Errors
+/// [`StoreError::Object`] when its sealed part is an object that cannot be had, or is not the one that was put.
 pub async fn get(store: &Store, npub: Npub, tick: TickId) -> Result<Option<Tick>> {
     let sql = concat!(tick_columns!(), " WHERE tick_id = ?1 AND npub = ?2");
-    store.row("read a tick", sql, params![tick, npub], tick_row).await
+    let row = store.row("read a tick", sql, params![tick, npub], tick_and_object).await?;
+    let Some((mut tick, named)) = row else { return Ok(None) };
+    if named.hash.is_some() {
+        tick.sealed = Some(blob::fetch(store, npub, named).await?);
+    }
+    Ok(Some(tick))
 }
 
 /// Ticks that really ran (not skipped) since `since`: for the hourly limit.
@@ -241,12 +257,14 @@ pub async fn last_committed(store: &Store, npub: Npub) -> Result<Option<Tick>> {
 /// Deletes closed ticks that started before `before`, with their concluded payments and the budget windows that hold
 /// nothing, oldest first, at most `limit` and [`MAX_PAGE`]. Returns how many ticks.
 pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
-    let sql = "SELECT tick_id, npub, started_at, ended_at, status FROM tick
+    let sql = "SELECT tick_id, npub, started_at, ended_at, status, object FROM tick
         WHERE tick_id < ?1 AND status <> 'open' ORDER BY tick_id LIMIT ?2";
     let read = |row: &mut Columns| {
         let (tick, npub, started, ended): (TickId, Npub, UnixMs, Option<UnixMs>) =
             (row.get()?, row.get()?, row.get()?, row.get()?);
-        Ok((tick, npub, started, ended, row.parse(TickStatus::parse)?))
+        let status = row.parse(TickStatus::parse)?;
+        let object: Option<Hash32> = row.get()?;
+        Ok((tick, npub, started, ended, status, object))
     };
     let old = store.rows("find old ticks", sql, params![floor(before), limit.min(MAX_PAGE)], read).await?;
     if old.is_empty() {
@@ -254,7 +272,10 @@ pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
     }
     let mut batch = Batch::new("purge ticks");
     let mut deletions = Vec::with_capacity(old.len());
-    for (tick, npub, started, ended, status) in old {
+    for (tick, npub, started, ended, status, object) in old {
+        if let Some(object) = object {
+            batch.push(blob::drop_statement(npub, object, before));
+        }
         // A skipped one paid nothing.
         if status != TickStatus::Skipped {
             batch.push(Statement::write(
@@ -291,9 +312,15 @@ impl TickStatus {
 
 impl Commit {
     fn close_statement(&self) -> Statement {
+        let (sealed, object, size) = match &self.sealed {
+            Some(Blob::Row(bytes)) => (Some(bytes.clone()), None, None),
+            Some(Blob::Object { hash, size }) => (None, Some(*hash), i64::try_from(*size).ok()),
+            None => (None, None, None),
+        };
         let status = if self.failed.is_some() { TickStatus::Failed } else { TickStatus::Completed };
         Statement::write(
-            "UPDATE tick SET status = ?3, reason = ?4, ended_at = ?5, cost_msat = ?6, actions = ?7, steps = ?8, sealed = ?9
+            "UPDATE tick SET status = ?3, reason = ?4, ended_at = ?5, cost_msat = ?6, actions = ?7, steps = ?8, sealed = ?9,
+                object = ?10, object_size = ?11
              WHERE tick_id = ?1 AND npub = ?2 AND status = 'open'",
             params![
                 self.tick,
@@ -304,7 +331,9 @@ impl Commit {
                 self.cost,
                 self.actions.clone(),
                 self.steps.clone(),
-                self.sealed.clone()
+                sealed,
+                object,
+                size
             ],
         )
         .one_or_conflict(Conflict::TickNotOpen)
@@ -318,7 +347,11 @@ fn floor(at: UnixMs) -> Vec<u8> {
 }
 
 fn tick_row(row: &mut Columns) -> Result<Tick> {
-    Ok(Tick {
+    tick_and_object(row).map(|(tick, _)| tick)
+}
+
+fn tick_and_object(row: &mut Columns) -> Result<(Tick, Named)> {
+    let mut tick = Tick {
         id: row.get()?,
         npub: row.get()?,
         trigger: row.parse(|text| text.parse().ok())?,
@@ -331,5 +364,10 @@ fn tick_row(row: &mut Columns) -> Result<Tick> {
         actions: row.get()?,
         steps: row.get()?,
         sealed: row.get()?,
-    })
+        sealed_size: 0,
+    };
+    let named = Named { bytes: Vec::new(), hash: row.get()?, size: row.get()? };
+    let in_row = tick.sealed.as_ref().map_or(0, |sealed| sealed.len() as u64);
+    tick.sealed_size = named.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(in_row);
+    Ok((tick, named))
 }

@@ -1,6 +1,6 @@
 //! How a turn ends when it does not end well.
 
-use nexus_store::StoreError;
+use nexus_store::{ObjectProblem, StoreError};
 
 /// Why a turn was cut short. None of these loses anything: the journal says where to go on.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +24,42 @@ pub enum TurnError {
 
 impl From<StoreError> for TurnError {
     fn from(error: StoreError) -> Self {
-        if error.is_stale() { Self::Stale } else { Self::Store(error) }
+        match error.object() {
+            Some(problem) => object(problem),
+            None if error.is_stale() => Self::Stale,
+            None => Self::Store(error),
+        }
     }
+}
+
+/// Until an object that is not as it should be is asked for again: somebody has to act first.
+const OBJECT_RETRY_MS: u64 = 60_000;
+/// Until an object store that did not answer is asked again.
+const OBJECTS_RETRY_MS: u64 = 10_000;
+
+/// What an object store does not give parks the agent. Its tick stays in its journal.
+fn object(problem: ObjectProblem) -> TurnError {
+    let (code, text, retry_ms) = match problem {
+        ObjectProblem::Missing => (
+            "state_missing",
+            "the agent's state is missing from the object store: the operator has to restore it there",
+            OBJECT_RETRY_MS,
+        ),
+        ObjectProblem::Damaged => (
+            "state_refused",
+            "what the object store holds as the agent's state is not what was put there: the operator has to restore it",
+            OBJECT_RETRY_MS,
+        ),
+        ObjectProblem::Unreachable => {
+            ("object_store_unreachable", "the object store does not answer; it is tried again", OBJECTS_RETRY_MS)
+        }
+        ObjectProblem::NotConfigured => (
+            "object_store_unset",
+            "the agent's state is in an object store, and its worker has none configured",
+            OBJECT_RETRY_MS,
+        ),
+    };
+    TurnError::parked(code, text, retry_ms)
 }
 
 impl TurnError {

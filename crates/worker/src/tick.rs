@@ -12,6 +12,7 @@ use nexus_lightning::WalletDriver;
 use nexus_nostr::state::{Anchor, anchor};
 use nexus_seal::blob::Purpose;
 use nexus_store::agent::{Agent, Change};
+use nexus_store::blob::Blob;
 use nexus_store::event::NewEvent;
 use nexus_store::tick::OpenTick;
 use nexus_store::{Side, journal, tick as ticks};
@@ -27,7 +28,7 @@ use crate::ledger::Pen;
 use crate::perform;
 use crate::profile::{publication, relays, sign};
 use crate::trace::{self, Recorder};
-use crate::unlock::{Opened, seal_state};
+use crate::unlock::{Opened, seal_state, stage};
 use crate::vitals::payment_states;
 use crate::wallet;
 
@@ -377,9 +378,13 @@ impl Run<'_> {
             None => EventBody::TickCompleted { tick_id: self.id, actions: views.clone() },
             Some(reason) => EventBody::TickFailed { tick_id: self.id, reason: reason.clone() },
         };
-        let trajectory = self.trajectory()?;
+        let trajectory = stage(self.pen.host, self.pen.npub, self.pen.generation, self.trajectory()?).await?;
         let mut event = NewEvent::new(now, body);
-        event.sealed = Some(trajectory.clone());
+        // One that is too large for a row is read where the tick is.
+        event.sealed = match &trajectory {
+            Blob::Row(bytes) => Some(bytes.clone()),
+            Blob::Object { .. } => None,
+        };
         events.insert(0, event);
         side.extend(self.provider_facts());
         let change = Change {
@@ -458,8 +463,8 @@ impl Run<'_> {
     async fn anchored_state(&mut self, now: UnixMs) -> Result<(ticks::NewState, Vec<Side>), TurnError> {
         // The anchor's own time is part of the state that it anchors.
         let created_at = self.opened.state.next_created_at("39201:state", now);
-        let state = seal_state(self.pen.host, self.opened)?;
-        let fact = Anchor { version: u64::try_from(state.version).unwrap_or(0), digest: Hash32::sha256(&state.blob) };
+        let state = seal_state(self.pen.host, self.pen.generation, self.opened).await?;
+        let fact = Anchor { version: u64::try_from(state.version).unwrap_or(0), digest: state.blob.digest() };
         let before = self.opened.state.created_at.insert("39201:state".into(), created_at - 1);
         let signed = sign(self.opened, "39201:state", UnixMs::from_secs(created_at), |head| anchor(head, fact)).await?;
         if let Some(before) = before {

@@ -8,10 +8,12 @@ use nexus_core::{Generation, Npub};
 use nexus_seal::blob::Purpose;
 use nexus_seal::{Wrap, verify_policy};
 use nexus_store::agent::{self, Agent, Made};
+use nexus_store::blob::{self, Blob};
 use nexus_store::tick::NewState;
 use nexus_vault::{AgentKeys, AgentSecrets, LocalSigner, VaultError, WalletSeed};
 
 use crate::error::TurnError;
+use crate::faults::At;
 use crate::host::Host;
 
 /// Until an agent that cannot be opened is tried again: its owner or operator has to act first.
@@ -169,7 +171,7 @@ async fn remember_policy(host: &Host, generation: Generation, opened: &mut Opene
 
 /// Stores the state outside a tick. A tick that is open keeps its journal; its commit builds on this state.
 pub(crate) async fn save_state(host: &Host, generation: Generation, opened: &mut Opened) -> Result<(), TurnError> {
-    let state = seal_state(host, opened)?;
+    let state = seal_state(host, generation, opened).await?;
     let version = state.version;
     let fence = host.live_fence()?;
     let made = Made { wraps: Vec::new(), inbox_recipient: None, state: Some(state) };
@@ -178,8 +180,12 @@ pub(crate) async fn save_state(host: &Host, generation: Generation, opened: &mut
     Ok(())
 }
 
-/// The next version of the state, closed.
-pub(crate) fn seal_state(host: &Host, opened: &mut Opened) -> Result<NewState, TurnError> {
+/// The next version of the state, closed; a large one is in the object store by then.
+pub(crate) async fn seal_state(
+    host: &Host,
+    generation: Generation,
+    opened: &mut Opened,
+) -> Result<NewState, TurnError> {
     let version = opened.stored_version + 1;
     opened.state.version = u64::try_from(version).unwrap_or(0);
     let bytes =
@@ -190,5 +196,14 @@ pub(crate) fn seal_state(host: &Host, opened: &mut Opened) -> Result<NewState, T
         .data
         .seal(Purpose::State, &bytes, &*host.entropy)
         .map_err(|error| TurnError::parked("state_too_large", error.to_string(), RETRY_MS))?;
-    Ok(NewState { version, blob })
+    Ok(NewState { version, blob: stage(host, opened.npub, generation, blob).await? })
+}
+
+/// Puts sealed bytes where they belong, before the batch that names them.
+pub(crate) async fn stage(host: &Host, npub: Npub, generation: Generation, sealed: Vec<u8>) -> Result<Blob, TurnError> {
+    let fence = host.fence().ok_or(TurnError::Stale)?;
+    host.faults.pass(At::Before, "stage").await;
+    let blob = blob::stage(&host.store, fence, npub, generation, host.now(), sealed).await?;
+    host.faults.pass(At::After, "stage").await;
+    Ok(blob)
 }

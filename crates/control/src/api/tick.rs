@@ -50,8 +50,10 @@ pub struct TickView {
     /// Names, times and outcomes of its steps.
     #[schema(value_type = Vec<Object>)]
     steps: Value,
-    /// What people may read of it, under the view key; base64.
+    /// What people may read of it, under the view key; base64. In lists only when it is small.
     sealed: Option<String>,
+    /// Its size in bytes; 0 when there is none.
+    sealed_bytes: u64,
 }
 
 impl From<Tick> for TickView {
@@ -67,6 +69,7 @@ impl From<Tick> for TickView {
             cost_msat: tick.cost.as_u64(),
             actions: list(&tick.actions),
             steps: list(&tick.steps),
+            sealed_bytes: tick.sealed_size,
             sealed: tick.sealed.map(|bytes| STANDARD.encode(bytes)),
         }
     }

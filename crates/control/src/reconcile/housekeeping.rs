@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use nexus_core::UnixMs;
 use nexus_store::relay_event::Walk;
 use nexus_store::{
-    StoreError, audit, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request,
+    StoreError, audit, blob, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request,
     worker,
 };
 
@@ -51,7 +51,23 @@ pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
     in_pieces(|| tick::purge(store, before(kept.ticks_days), BATCH).boxed()).await?;
     in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).await?;
     purge_relay(app, before(kept.relay_days), walk).await?;
-    prune_events(app, before(kept.events_days)).await
+    prune_events(app, before(kept.events_days)).await?;
+    collect_blobs(app, now).await
+}
+
+/// Objects that no row names, or that were put for a row that never came to be. Last: an object store that is down keeps
+/// nothing else from being cleaned.
+async fn collect_blobs(app: &Shared, now: UnixMs) -> Result<(), StoreError> {
+    let before = now.plus_ms(-i64::try_from(app.config.object_grace_ms).unwrap_or(i64::MAX));
+    for _ in 0..MAX_BATCHES {
+        let collected = blob::collect(&app.store, before, BATCH).await?;
+        app.metrics.blobs_collected.inc_by(collected);
+        if collected < u64::from(BATCH) {
+            break;
+        }
+        pause(BREATH_MS).await;
+    }
+    Ok(())
 }
 
 /// Again and again while there was something.

@@ -126,6 +126,8 @@ impl Config {
             postgres.check().map_err(|error| format!("database.postgres: {error}"))?;
             postgres.check_lease(self.worker.lease_ms).map_err(|error| format!("database.postgres: {error}"))?;
         }
+        self.objects.check().map_err(|error| format!("objects: {error}"))?;
+        self.objects.check_tick(self.worker.tick_timeout_ms).map_err(|error| format!("objects: {error}"))?;
         if self.bus.kind == BusKind::Nats {
             self.bus.nats.validate().map_err(|error| format!("bus.nats: {error}"))?;
         }

@@ -36,6 +36,8 @@ pub struct Config {
     pub log: LogConfig,
     pub telemetry: TelemetryConfig,
     pub database: DatabaseConfig,
+    /// Where blobs go that are too large for the database.
+    pub objects: nexus_store::ObjectConfig,
     pub bus: BusConfig,
     pub pool: PoolFiles,
     pub operator: OperatorConfig,

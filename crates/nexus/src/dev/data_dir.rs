@@ -75,6 +75,11 @@ pub fn database(data_dir: &Path) -> PathBuf {
     data_dir.join("nexus.db")
 }
 
+/// Of an object store that is a directory.
+pub fn objects(data_dir: &Path) -> PathBuf {
+    data_dir.join("objects")
+}
+
 pub fn keys(data_dir: &Path) -> PathBuf {
     data_dir.join("keys")
 }

@@ -58,7 +58,7 @@ pub async fn run(args: DevArgs, loaded: Loaded, _: &Global, output: Output) -> a
     let keys = Keys::open(&dir.keys(), &*clock, &entropy).await?;
     let (api, api_at) = listen::bind("API", "--api-port", config.api.bind, config.api.port).await?;
     let (relay, relay_at) = listen::bind("inbox relay", "--relay-port", config.relay.bind, config.relay.port).await?;
-    let store = open_store(&dir, &*clock, &*entropy).await?;
+    let store = role::base::with_objects(open_store(&dir, &*clock, &*entropy).await?, &config)?;
     let host = Host {
         devnet: open_devnet(&config).await?,
         origin: role::origin(&config, listen::reachable(api_at))?,

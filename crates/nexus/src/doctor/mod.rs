@@ -5,15 +5,17 @@ mod fleet;
 mod live;
 
 use nexus_client::Error;
+use nexus_core::time::random;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::ambient::SystemClock;
+use crate::ambient::{SystemClock, SystemEntropy};
 use crate::cli::{DoctorArgs, Global};
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use crate::dev::data_dir;
 use crate::output::Output;
 use crate::role;
+use crate::role::base;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,13 +63,14 @@ impl Finding {
 /// Looks at everything, says each thing in a line, and ends with exit code 1 when something fails.
 pub async fn run(args: DoctorArgs, loaded: Loaded, global: &Global, output: Output) -> anyhow::Result<()> {
     let configuration = disk::configuration(global, &loaded);
-    let findings = if fleet::is_one(&loaded.config) {
+    let mut findings = if fleet::is_one(&loaded.config) {
         let mut findings = vec![configuration];
         findings.extend(fleet::check(&loaded.config, &args.role).await);
         findings
     } else {
         alone(configuration, &loaded).await?
     };
+    findings.extend(objects(&loaded.config).await);
     show(&findings, output);
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
     if failed > 0 {
@@ -92,6 +95,20 @@ async fn alone(configuration: Finding, loaded: &Loaded) -> anyhow::Result<Vec<Fi
     }
     findings.extend(if running { live::running(&dir).await } else { live::stopped(&loaded.config).await });
     Ok(findings)
+}
+
+/// Whether the object store, if there is one, takes, gives and deletes.
+async fn objects(config: &Config) -> Option<Finding> {
+    const CHECK: &str = "object store";
+    let objects = match base::open_objects(config) {
+        Ok(objects) => objects?,
+        Err(error) => return Some(Finding::fail(CHECK, format!("{error:#}"), "correct [objects]")),
+    };
+    let name = hex::encode(random::<8>(&SystemEntropy));
+    Some(match objects.probe(&name).await {
+        Ok(()) => Finding::ok(CHECK, format!("{:?}: put, read and deleted a probe", config.objects.kind)),
+        Err(why) => Finding::fail(CHECK, why, "check [objects], the credentials, and that the store runs"),
+    })
 }
 
 fn show(findings: &[Finding], output: Output) {

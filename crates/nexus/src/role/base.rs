@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use nexus_bus::{LocalBus, NatsBus, SharedBus, Topic};
 use nexus_core::time::random;
 use nexus_core::{Clock, Entropy};
-use nexus_store::{PostgresConfig, Store, installation};
+use nexus_store::{ObjectKind, Objects, PostgresConfig, Store, installation};
 use tokio_util::sync::CancellationToken;
 
 use crate::ambient::{SystemClock, SystemEntropy};
@@ -35,7 +35,17 @@ impl Base {
         Self { store, bus, clock, entropy, config, stop, _lock: None }
     }
 
-    /// Of a role that runs alone. `topics` are the wakes that it listens for.
+    /// Of a role that runs alone and reads or collects large blobs. `topics` are the wakes that it listens for.
+    ///
+    /// # Errors
+    /// Also when the database has not this program's schema: `nexus migrate` brings it there.
+    pub async fn open_with_objects(config: Config, topics: &[Topic]) -> anyhow::Result<Self> {
+        let base = Self::open(config, topics).await?;
+        let store = with_objects(base.store, &base.config)?;
+        Ok(Self { store, ..base })
+    }
+
+    /// Of a role that runs alone and reads no large blobs.
     ///
     /// # Errors
     /// Also when the database has not this program's schema: `nexus migrate` brings it there.
@@ -47,6 +57,20 @@ impl Base {
         let bus = open_bus(&config, topics, &entropy)?;
         Ok(Self { store, bus, clock, entropy, config, stop: CancellationToken::new(), _lock: lock })
     }
+}
+
+/// Where large blobs go, for the roles that write and collect them: nothing is reached yet.
+pub fn with_objects(store: Store, config: &Config) -> anyhow::Result<Store> {
+    Ok(store.with_objects(open_objects(config)?))
+}
+
+/// None when every blob stays in the database.
+pub fn open_objects(config: &Config) -> anyhow::Result<Option<Objects>> {
+    if config.objects.kind == ObjectKind::None {
+        return Ok(None);
+    }
+    let directory = data_dir::objects(&role::data_dir(config)?);
+    Objects::open(&config.objects, &directory).context("opening the object store\n  next: correct [objects]")
 }
 
 /// Brings a database to this program's schema, making it if it is missing; the only place that does.

@@ -27,7 +27,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     operator_key(&config)?;
     let relay_url = role::relay_url(&config)?;
     let (listener, at) = listen::bind("API", "--api-port", config.api.bind, config.api.port).await?;
-    let base = Base::open(config, &[Topic::Worker, Topic::Reconcile, Topic::Event, Topic::Agent]).await?;
+    let base = Base::open_with_objects(config, &[Topic::Worker, Topic::Reconcile, Topic::Event, Topic::Agent]).await?;
     let config = &base.config;
     let front = Front {
         origin: role::origin(config, listen::reachable(at))?,

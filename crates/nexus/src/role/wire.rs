@@ -143,6 +143,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         home_settle_ms: placement.home_settle_ms,
         scale: placement.scale,
         retention: base.config.retention.clone(),
+        object_grace_ms: base.config.objects.grace_ms,
         max_streams: api.max_streams,
         max_streams_per_account: api.max_streams_per_account,
         ..ControlConfig::new(front.origin)

@@ -36,7 +36,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let devnet = open_devnet(&config).await?;
     let (listener, at) = listen::bind("health", "--health-port", config.health.bind, config.health.port).await?;
     let beats = base::open_alone(&config).await?;
-    let base = Base::open(config, &[Topic::Agent, Topic::Worker]).await?;
+    let base = Base::open_with_objects(config, &[Topic::Agent, Topic::Worker]).await?;
     let (id, _held) = worker_id(&base.config, &*base.clock, &*base.entropy)?;
     let mut registry = Registry::default();
     let vitals = wire::vitals(&mut registry);

@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "these tests wait for real processes, by the real clock")]
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part of the harness")]
 
+pub mod secrets;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

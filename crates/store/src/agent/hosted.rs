@@ -4,7 +4,7 @@ use nexus_core::lifecycle::Lifecycle;
 use nexus_core::status::{CustodyState, Reason};
 use nexus_core::{Generation, Msat, Npub, UnixMs};
 
-use super::{Wrap, state_statement};
+use super::{Wrap, state_statements};
 use crate::batch::{params, words};
 use crate::draft::Draft;
 use crate::event::NewEvent;
@@ -79,7 +79,9 @@ pub async fn put_made(
         ));
     }
     if let Some(state) = made.state {
-        draft.push(state_statement(npub, generation, &state, at));
+        for statement in state_statements(store, npub, generation, &state, at) {
+            draft.push(statement);
+        }
     }
     draft.write(store).await.map(|_| ())
 }
