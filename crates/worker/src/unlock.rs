@@ -201,7 +201,7 @@ pub(crate) async fn seal_state(
 
 /// Puts sealed bytes where they belong, before the batch that names them.
 pub(crate) async fn stage(host: &Host, npub: Npub, generation: Generation, sealed: Vec<u8>) -> Result<Blob, TurnError> {
-    let fence = host.fence().ok_or(TurnError::Stale)?;
+    let fence = host.live_fence()?;
     host.faults.pass(At::Before, "stage").await;
     let blob = blob::stage(&host.store, fence, npub, generation, host.now(), sealed).await?;
     host.faults.pass(At::After, "stage").await;

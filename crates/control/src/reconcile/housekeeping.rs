@@ -114,14 +114,48 @@ async fn prune_events(app: &Shared, before: UnixMs) -> Result<(), StoreError> {
 mod tests {
     use std::sync::Arc;
 
-    use nexus_core::Hash32;
     use nexus_core::event::EventBody;
-    use nexus_store::Store;
+    use nexus_core::placement::Step;
+    use nexus_core::status::Purpose;
+    use nexus_core::{Generation, Hash32, WorkerId};
+    use nexus_store::agent::{self, Made};
     use nexus_store::event::{Chain, NewEvent};
+    use nexus_store::tick::NewState;
+    use nexus_store::worker::NewWorker;
+    use nexus_store::{Objects, Store};
     use nexus_testkit::ManualClock;
 
     use super::*;
     use crate::testing::{AGENT, START, app, hosted};
+
+    #[tokio::test]
+    async fn an_object_that_no_row_names_goes_after_its_grace() {
+        let store = Store::open_memory().unwrap().with_objects(Some(Objects::in_memory(0)));
+        let clock = Arc::new(ManualClock::at(START));
+        let app = app(&store, &clock);
+        hosted(&store).await;
+        let id = WorkerId::from_bytes([1; 16]);
+        let new = NewWorker { id, region: "eu".into(), pool: "default".into(), capacity: 9, version: 1 };
+        let fence = worker::register(&store, new, START).await.unwrap();
+        let term = placement::take_term(&store, "test", START).await.unwrap();
+        let step = Step { npub: AGENT, generation: Generation(0), from: None, to: id, purpose: Purpose::Run };
+        let generation = placement::place(&store, term, &step, START).await.unwrap();
+        let stage = |bytes: u8| blob::stage(&store, fence, AGENT, generation, START, vec![bytes; 10]);
+        let named = stage(1).await.unwrap();
+        stage(2).await.unwrap();
+        let made = Made { state: Some(NewState { version: 1, blob: named }), ..Made::default() };
+        agent::put_made(&store, fence, AGENT, generation, START, made).await.unwrap();
+        clock.advance_ms(app.config.object_grace_ms - 1);
+        round(&app, &mut Walk::default()).await.unwrap();
+        assert_eq!(app.metrics.blobs_collected.get(), 0);
+        clock.advance_ms(2);
+        round(&app, &mut Walk::default()).await.unwrap();
+        assert_eq!(app.metrics.blobs_collected.get(), 1);
+        clock.advance_ms(100 * app.config.object_grace_ms);
+        round(&app, &mut Walk::default()).await.unwrap();
+        assert_eq!(app.metrics.blobs_collected.get(), 1);
+        assert_eq!(agent::state(&store, AGENT).await.unwrap().unwrap().blob, vec![1; 10]);
+    }
 
     #[tokio::test]
     async fn what_served_its_time_goes_and_the_chain_still_verifies() {
