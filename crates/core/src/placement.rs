@@ -16,7 +16,7 @@ use crate::id::{Generation, Npub, WorkerId};
 use crate::status::Purpose;
 
 pub use crew::{Crew, CrewRules, CrewStep, Seen};
-pub use improve::{Surplus, improve, surplus};
+pub use improve::{Leave, Moves, Surplus, improve, may_stay, surplus};
 pub use scale::{Need, Scale, ScaleRules, scale};
 pub use wait::Waiting;
 
@@ -261,6 +261,57 @@ mod tests {
             }
         }
 
+        /// Where there is room for everyone, everyone goes back to where it was, if it still may.
+        #[test]
+        fn with_room_agents_go_back(workers in workers(), agents in agents()) {
+            let workers: Vec<_> = workers.into_iter().map(|worker| WorkerView { capacity: 1_000, ..worker }).collect();
+            let made = plan(&Snapshot { workers: workers.clone(), agents: agents.clone() });
+            for agent in &agents {
+                let Some(last) = workers.iter().find(|worker| Some(worker.id) == agent.last) else { continue };
+                if fits(agent, last, &workers) {
+                    let step = made.steps.iter().find(|step| step.npub == agent.npub);
+                    prop_assert_eq!(step.map(|step| step.to), Some(last.id));
+                }
+            }
+        }
+
+        /// Who waits is told the first rule that left nobody.
+        #[test]
+        fn a_reason_is_the_rule_that_left_nobody(workers in workers(), agents in agents()) {
+            let made = plan(&Snapshot { workers: workers.clone(), agents: agents.clone() });
+            for (npub, why) in &made.waiting {
+                let agent = agents.iter().find(|a| a.npub == *npub).unwrap();
+                let pool: Vec<_> = workers.iter().filter(|w| !w.draining && w.pool == agent.pool).collect();
+                let at_home = |w: &WorkerView| agent.region.as_ref().is_none_or(|home| *home == w.region);
+                let stays = agent.failover == Failover::Never;
+                let allowed: Vec<_> = pool.iter().filter(|w| !stays || at_home(w)).collect();
+                let expected = if pool.is_empty() {
+                    Waiting::NoWorker
+                } else if allowed.is_empty() {
+                    Waiting::NoRegion
+                } else if allowed.iter().all(|w| w.version < agent.version) {
+                    Waiting::TooOld
+                } else {
+                    Waiting::NoCapacity
+                };
+                prop_assert_eq!(*why, expected);
+            }
+        }
+
+        /// Nobody that should run waits for a place that a service took.
+        #[test]
+        fn those_that_run_come_first(workers in workers(), agents in agents()) {
+            let made = plan(&Snapshot { workers: workers.clone(), agents: agents.clone() });
+            for (npub, _) in &made.waiting {
+                let agent = agents.iter().find(|a| a.npub == *npub && a.purpose == Purpose::Run);
+                let Some(agent) = agent else { continue };
+                for step in made.steps.iter().filter(|step| step.purpose == Purpose::Service) {
+                    let taken = workers.iter().find(|w| w.id == step.to).unwrap();
+                    prop_assert!(!fits(agent, taken, &workers));
+                }
+            }
+        }
+
         /// The order in which rows happen to come decides nothing.
         #[test]
         fn a_plan_has_no_order(workers in workers(), agents in agents()) {
@@ -320,6 +371,36 @@ mod tests {
         agent.version = 1;
         agent.region = Some("eu".into());
         assert_eq!(made(&agent).steps[0].to, worker_id(1));
+    }
+
+    #[test]
+    fn a_plan_is_bounded() {
+        let worker = WorkerView {
+            id: worker_id(1),
+            region: "r".into(),
+            pool: "p".into(),
+            capacity: 10_000,
+            load: 0,
+            version: 1,
+            draining: false,
+        };
+        let agents = (0..MAX_STEPS as u64 + 200).map(|number| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            AgentView {
+                npub: Npub::from_bytes(key),
+                generation: Generation(0),
+                purpose: Purpose::Run,
+                from: None,
+                last: None,
+                region: None,
+                failover: Failover::Anywhere,
+                pool: "p".into(),
+                version: 1,
+            }
+        });
+        let made = plan(&Snapshot { workers: vec![worker], agents: agents.collect() });
+        assert_eq!((made.steps.len(), made.waiting.len()), (MAX_STEPS, 0), "the rest comes with the next snapshot");
     }
 
     #[test]

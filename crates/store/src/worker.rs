@@ -222,7 +222,10 @@ async fn renew_some(store: &Store, fence: Fence) -> Result<u64> {
     draft.next_rev();
     draft.push(Statement::write(
         concat!(
-            "UPDATE agent SET generation = generation + 1, placed_incarnation = ?2, placement = 'placed', desired_rev = ",
+            "UPDATE agent SET generation = generation + 1, placed_incarnation = ?2, placement = 'placed',
+                away = CASE WHEN pool = (SELECT w.pool FROM worker w WHERE w.worker_id = ?1)
+                    AND (region IS NULL OR region = (SELECT w.region FROM worker w WHERE w.worker_id = ?1)) THEN 0 ELSE 1 END,
+                desired_rev = ",
             rev!(),
             " WHERE worker_id = ?1 AND npub IN (SELECT npub FROM agent WHERE npub IN
                 (SELECT npub FROM agent

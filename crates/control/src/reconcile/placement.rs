@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use nexus_bus::{Heard, Subscription, Wake};
-use nexus_core::placement::{Plan, Snapshot, Step, Waiting, WorkerView, plan};
+use nexus_core::placement::{Leave, Moves, Plan, Snapshot, Step, Waiting, WorkerView, plan};
 use nexus_core::status::Reason;
 use nexus_core::{Generation, MonoMs, Npub, WorkerId};
 use nexus_store::placement::{self as rows, Term};
@@ -301,9 +301,15 @@ impl<'a> Reconciler<'a> {
         Ok(())
     }
 
-    /// Moves a few agents that do nothing right now to where they would be placed today.
+    /// Moves a few agents that do nothing right now to where they would be placed today. Who may not be where it is and
+    /// fits nowhere waits, as if it had never been placed.
     async fn improve(&mut self, term: Term, workers: &[WorkerView], now: MonoMs) -> Result<(), StoreError> {
-        let steps = self.spread.plan(self.app, workers, now).await?;
+        let Moves { steps, leaves } = self.spread.plan(self.app, workers, now).await?;
+        if !leaves.is_empty() {
+            tracing::debug!(agents = leaves.len(), "taking agents from where they may not be");
+            let leave = |leave: &Leave| self.unplace(term, leave.npub, leave.generation, leave.from).boxed();
+            all(leaves.iter().map(leave).collect()).await?;
+        }
         if steps.is_empty() {
             return Ok(());
         }
@@ -378,3 +384,6 @@ async fn all(futures: Vec<BoxFuture<'_, Result<(), StoreError>>>) -> Result<(), 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{AgentView, Room, Snapshot, Step, WorkerView, fitting};
-use crate::id::WorkerId;
+use super::{AgentView, Failover, Room, Snapshot, Step, WorkerView, fitting};
+use crate::id::{Generation, Npub, WorkerId};
 
 /// A worker is left alone while it has at most one in so many agents too many.
 const SLACK: u64 = 20;
@@ -43,9 +43,23 @@ pub fn surplus(workers: &[WorkerView]) -> Vec<Surplus> {
     found.into_iter().map(|(_, surplus)| surplus).collect()
 }
 
+/// Take the agent off its worker, if it still stands so: it may not be there, and waits for a place where it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leave {
+    pub npub: Npub,
+    pub generation: Generation,
+    pub from: WorkerId,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Moves {
+    pub steps: Vec<Step>,
+    pub leaves: Vec<Leave>,
+}
+
 /// At most `budget` moves among these agents, which all have a live worker (`from`) and do nothing right now. Agents that
 /// are away from home come first, then npub order.
-pub fn improve(snapshot: &Snapshot, budget: usize) -> Vec<Step> {
+pub fn improve(snapshot: &Snapshot, budget: usize) -> Moves {
     let mut rooms: BTreeMap<WorkerId, Room<'_>> =
         snapshot.workers.iter().map(|worker| (worker.id, Room { worker, load: worker.load })).collect();
     let mut agents: Vec<(&AgentView, WorkerId)> = snapshot
@@ -53,28 +67,59 @@ pub fn improve(snapshot: &Snapshot, budget: usize) -> Vec<Step> {
         .iter()
         .filter_map(|agent| agent.from.filter(|from| rooms.contains_key(from)).map(|from| (agent, from)))
         .collect();
-    agents.sort_by_key(|(agent, from)| (!is_away(agent, rooms[from].worker), agent.npub));
+    agents.sort_by_key(|(agent, from)| (std::cmp::Reverse(distance(agent, rooms[from].worker)), agent.npub));
     agents.dedup_by_key(|(agent, _)| agent.npub);
-    let mut steps = Vec::new();
+    let mut moves = Moves::default();
     for (agent, from) in agents {
-        if steps.len() == budget {
+        if moves.steps.len() + moves.leaves.len() == budget {
             break;
         }
-        let Some(to) = better(agent, from, &rooms) else { continue };
+        let to = better(agent, from, &rooms);
+        if to.is_none() && may_stay(agent, rooms[&from].worker) {
+            continue;
+        }
+        let AgentView { npub, generation, purpose, .. } = *agent;
         if let Some(room) = rooms.get_mut(&from) {
             room.load = room.load.saturating_sub(1);
         }
+        let Some(to) = to else {
+            moves.leaves.push(Leave { npub, generation, from });
+            continue;
+        };
         if let Some(room) = rooms.get_mut(&to) {
             room.load = room.load.saturating_add(1);
         }
-        let AgentView { npub, generation, purpose, .. } = *agent;
-        steps.push(Step { npub, generation, from: Some(from), to, purpose });
+        moves.steps.push(Step { npub, generation, from: Some(from), to, purpose });
     }
-    steps
+    moves
 }
 
-fn is_away(agent: &AgentView, worker: &WorkerView) -> bool {
-    agent.region.as_ref().is_some_and(|home| *home != worker.region)
+/// Whether an agent that is on this worker, say since its configuration or the worker's was another, may be there.
+pub fn may_stay(agent: &AgentView, worker: &WorkerView) -> bool {
+    match distance(agent, worker) {
+        Distance::Home => true,
+        Distance::Away => agent.failover == Failover::Anywhere,
+        Distance::Stranger => false,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    Home,
+    /// In another region than its own.
+    Away,
+    /// On a worker of another pool, which cannot open it.
+    Stranger,
+}
+
+fn distance(agent: &AgentView, worker: &WorkerView) -> Distance {
+    if agent.pool != worker.pool {
+        Distance::Stranger
+    } else if agent.region.as_ref().is_some_and(|home| *home != worker.region) {
+        Distance::Away
+    } else {
+        Distance::Home
+    }
 }
 
 /// A worker that suits this agent better than its present one.
@@ -82,9 +127,9 @@ fn better(agent: &AgentView, from: WorkerId, rooms: &BTreeMap<WorkerId, Room<'_>
     let here = rooms.get(&from)?;
     let fit = fitting(agent, rooms.values().filter(|room| !room.worker.draining)).ok()?;
     let emptiest = fit.into_iter().filter(|room| room.worker.id != from).min_by(|a, b| a.emptier(b))?;
-    let comes_home = is_away(agent, here.worker) && !is_away(agent, emptiest.worker);
-    let relieves = !is_away(agent, emptiest.worker) || is_away(agent, here.worker);
-    let even = relieves && too_many(here.worker, here.load, emptiest.worker, emptiest.load) > 0;
+    let (now, then) = (distance(agent, here.worker), distance(agent, emptiest.worker));
+    let comes_home = then < now;
+    let even = then == now && too_many(here.worker, here.load, emptiest.worker, emptiest.load) > 0;
     (comes_home || even).then_some(emptiest.worker.id)
 }
 
@@ -136,8 +181,8 @@ mod tests {
         #[test]
         fn moves_are_sound(workers in workers(), agents in agents(), budget in 0_usize..10) {
             let snapshot = placed(&workers, agents);
-            let steps = improve(&snapshot, budget);
-            prop_assert!(steps.len() <= budget);
+            let Moves { steps, leaves } = improve(&snapshot, budget);
+            prop_assert!(steps.len() + leaves.len() <= budget);
             let mut now = snapshot.clone();
             for step in &steps {
                 let agent = snapshot.agents.iter().find(|agent| agent.npub == step.npub).unwrap();
@@ -146,10 +191,20 @@ mod tests {
                 prop_assert_eq!(agent.from, step.from);
                 prop_assert!(fits(agent, there, &snapshot.workers));
                 prop_assert!(there.load < there.capacity);
-                let home = is_away(agent, here) && !is_away(agent, there);
-                prop_assert!(home || too_many(here, here.load, there, there.load) > 0);
-                prop_assert!(home || is_away(agent, here) == is_away(agent, there));
+                let (before, after) = (distance(agent, here), distance(agent, there));
+                prop_assert!(after <= before);
+                // Those that leave in between make room as well: the loads were no less uneven than they look here.
+                prop_assert!(after < before || !leaves.is_empty() || too_many(here, here.load, there, there.load) > 0);
                 carry_out(&mut now, std::slice::from_ref(step));
+            }
+            for leave in &leaves {
+                let agent = snapshot.agents.iter().find(|agent| agent.npub == leave.npub).unwrap();
+                let here = snapshot.workers.iter().find(|worker| worker.id == leave.from).unwrap();
+                prop_assert_eq!((agent.from, agent.generation), (Some(leave.from), leave.generation));
+                prop_assert!(!may_stay(agent, here));
+                prop_assert!(steps.iter().all(|step| step.npub != leave.npub));
+                let mut rooms = now.workers.iter().filter(|worker| fits(agent, worker, &snapshot.workers));
+                prop_assert!(rooms.all(|worker| worker.load >= worker.capacity || !steps.is_empty()), "it had a place");
             }
         }
 
@@ -159,9 +214,13 @@ mod tests {
             let mut now = placed(&workers, agents);
             let mut rounds = 0;
             loop {
-                let steps = improve(&now, 3);
-                if steps.is_empty() { break; }
+                let Moves { steps, leaves } = improve(&now, 3);
+                if steps.is_empty() && leaves.is_empty() { break; }
                 carry_out(&mut now, &steps);
+                for leave in leaves {
+                    now.workers.iter_mut().find(|worker| worker.id == leave.from).unwrap().load -= 1;
+                    now.agents.iter_mut().find(|agent| agent.npub == leave.npub).unwrap().from = None;
+                }
                 rounds += 1;
                 prop_assert!(rounds < 500, "it goes to and fro");
             }
@@ -169,8 +228,9 @@ mod tests {
                 let Some(from) = agent.from else { continue };
                 let here = now.workers.iter().find(|worker| worker.id == from).unwrap();
                 let room = |worker: &&WorkerView| fits(agent, worker, &now.workers) && worker.load < worker.capacity;
-                let home = now.workers.iter().filter(room).any(|worker| !is_away(agent, worker));
-                prop_assert!(!is_away(agent, here) || !home);
+                let nearer = now.workers.iter().filter(room).any(|worker| distance(agent, worker) < distance(agent, here));
+                prop_assert!(!nearer);
+                prop_assert!(may_stay(agent, here), "it is where it may not be");
             }
         }
 
@@ -195,8 +255,8 @@ mod tests {
             while !surplus(&now.workers).is_empty() {
                 let asked = surplus(&now.workers);
                 prop_assert!(asked.iter().all(|surplus| surplus.agents > 0));
-                let steps = improve(&now, budget);
-                prop_assert!(!steps.is_empty(), "a surplus that nothing relieves");
+                let Moves { steps, leaves } = improve(&now, budget);
+                prop_assert!(!steps.is_empty() && leaves.is_empty(), "a surplus that nothing relieves");
                 carry_out(&mut now, &steps);
             }
             let loads: Vec<u32> = now.workers.iter().map(|worker| worker.load).collect();
