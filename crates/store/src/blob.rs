@@ -63,7 +63,8 @@ impl Blob {
 /// After a crash in between it is deleted, some time later.
 ///
 /// # Errors
-/// `Stale`; [`StoreError::Object`] when the object store fails: then nothing may name it.
+/// `Stale`; [`StoreError::Object`] when the object store fails; `Conflict::BlobGone` when putting took longer than what is
+/// not named is kept. Then nothing may name it.
 pub async fn stage(
     store: &Store,
     fence: Fence,
@@ -87,8 +88,15 @@ pub async fn stage(
         .one_or_conflict(Conflict::BlobGone),
     );
     draft.write(store).await?;
-    let put = objects.put(npub, hash, bytes).await;
-    put.map_err(|problem| StoreError::Object { attempted: "put a blob", problem })?;
+    let failed = |problem| StoreError::Object { attempted: "put a blob", problem };
+    objects.put(npub, hash, bytes).await.map_err(failed)?;
+    // Put so slowly that its promise was collected meanwhile: nobody would delete it.
+    let sql = "SELECT 1 FROM blob WHERE npub = ?1 AND hash = ?2 AND claimed = 0";
+    let promised = store.row("look at a promise", sql, params![npub, hash], |row| row.get::<i64>()).await?;
+    if promised.is_none() {
+        objects.delete(npub, hash).await.map_err(failed)?;
+        return Err(StoreError::Conflict { attempted: "put a blob", conflict: Conflict::BlobGone });
+    }
     Ok(Blob::Object { hash, size })
 }
 

@@ -184,6 +184,10 @@ mod tests {
             let Moves { steps, leaves } = improve(&snapshot, budget);
             prop_assert!(steps.len() + leaves.len() <= budget);
             let mut now = snapshot.clone();
+            // Those that leave make room for those that move.
+            for leave in &leaves {
+                now.workers.iter_mut().find(|worker| worker.id == leave.from).unwrap().load -= 1;
+            }
             for step in &steps {
                 let agent = snapshot.agents.iter().find(|agent| agent.npub == step.npub).unwrap();
                 let find = |id| now.workers.iter().find(|worker| worker.id == id).unwrap();
@@ -193,7 +197,6 @@ mod tests {
                 prop_assert!(there.load < there.capacity);
                 let (before, after) = (distance(agent, here), distance(agent, there));
                 prop_assert!(after <= before);
-                // Those that leave in between make room as well: the loads were no less uneven than they look here.
                 prop_assert!(after < before || !leaves.is_empty() || too_many(here, here.load, there, there.load) > 0);
                 carry_out(&mut now, std::slice::from_ref(step));
             }
@@ -203,8 +206,10 @@ mod tests {
                 prop_assert_eq!((agent.from, agent.generation), (Some(leave.from), leave.generation));
                 prop_assert!(!may_stay(agent, here));
                 prop_assert!(steps.iter().all(|step| step.npub != leave.npub));
+                // As far as can be seen from its end alone: nobody else made room after it had gone.
                 let mut rooms = now.workers.iter().filter(|worker| fits(agent, worker, &snapshot.workers));
-                prop_assert!(rooms.all(|worker| worker.load >= worker.capacity || !steps.is_empty()), "it had a place");
+                let alone = steps.is_empty() && leaves.len() == 1;
+                prop_assert!(rooms.all(|worker| worker.load >= worker.capacity || !alone), "it had a place");
             }
         }
 
