@@ -5,8 +5,8 @@ use futures::future::BoxFuture;
 use nexus_core::UnixMs;
 use nexus_store::relay_event::Walk;
 use nexus_store::{
-    StoreError, audit, blob, event, idempotency, inbox, placement, publication, relay_event, replay, tick, wallet_request,
-    worker,
+    StoreError, audit, blob, event, idempotency, inbox, placement, publication, relay_event, replay, tick,
+    wallet_request, worker,
 };
 
 use super::pause;
