@@ -78,6 +78,7 @@ pub struct Metrics {
     pub bus_published: Gauge,
     pub bus_dropped: Gauge,
     pub bus_received: Gauge,
+    pub bus_ignored: Gauge,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -119,6 +120,7 @@ impl Metrics {
             bus_published: Gauge::default(),
             bus_dropped: Gauge::default(),
             bus_received: Gauge::default(),
+            bus_ignored: Gauge::default(),
             uptime_seconds: Gauge::default(),
         };
         registry.register("nexus_http_requests", "Requests answered", made.requests.clone());
@@ -174,6 +176,8 @@ impl Metrics {
         registry.register("nexus_bus_published", "Wakes sent", self.bus_published.clone());
         registry.register("nexus_bus_dropped", "Wakes given up before they left", self.bus_dropped.clone());
         registry.register("nexus_bus_received", "Wakes that came in", self.bus_received.clone());
+        let ignored = "Messages that were no wake of this version";
+        registry.register("nexus_bus_ignored", ignored, self.bus_ignored.clone());
     }
 
     /// Notes how the bus is.
@@ -184,6 +188,7 @@ impl Metrics {
         self.bus_published.set(count(health.published));
         self.bus_dropped.set(count(health.dropped));
         self.bus_received.set(count(health.received));
+        self.bus_ignored.set(count(health.ignored));
     }
 
     /// The OpenMetrics text.

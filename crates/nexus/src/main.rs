@@ -64,6 +64,7 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
         Command::Bench(command) => bench::run(command, output).await,
         Command::Control(_) => role::control::run(settings()?, output).await,
         Command::Worker(_) => role::worker::run(settings()?, output).await,
+        Command::Scaler(_) => role::scaler::run(settings()?, &global, output).await,
         Command::Relay(_) => role::relay::run(settings()?, output).await,
         Command::Migrate(_) => role::migrate::run(settings()?, output).await,
         Command::Fleet { command: Some(FleetCommand::Agents(args)) } => {

@@ -299,3 +299,162 @@ fn a_region_is_lost_and_comes_back() {
     }
     fleet.holds(load, "a region was lost");
 }
+
+/// A worker of the next release takes over what it gets, and is killed with a tick under way. Who is left can't read that:
+/// it leaves it alone, and everybody can see why, until one comes that can.
+#[test]
+fn two_releases_side_by_side() {
+    let mut fleet = fleet();
+    let old = ["worker-1", "worker-2", "worker-3", "worker-4"];
+    let ignored = |fleet: &fleet::Fleet| fleet.metric("control-1", "nexus_bus_ignored");
+    let before = ignored(&fleet);
+    fleet.order("worker worker-5 eu NEXUS_FAULT_VERSION=2 NEXUS_FAULT=before:await_result");
+    fleet.has_agents("worker-5");
+    let load = fleet.load();
+    fleet.says("worker-5", "fault reached", STUCK_SECS);
+    // What it says on the bus nobody of the old release takes for a wake; both go on, on timers.
+    let counted = eventually(30, || (ignored(&fleet) > before).then_some(()));
+    assert!(counted.is_some(), "messages of another version are ignored and counted");
+    let newer = "SELECT a.name FROM agent a JOIN tick t USING (npub) JOIN journal j USING (tick_id)
+        WHERE t.status = 'open' AND j.version = 2 GROUP BY a.name";
+    let agent =
+        eventually(30, || fleet.rows(newer).first().map(|row| row[0].clone())).expect("a tick of the new release");
+    fleet.kill("worker-5");
+
+    let reason = |fleet: &fleet::Fleet| fleet.ok(&["agent", "status", &agent]);
+    let waits = eventually(STUCK_SECS, || {
+        let status = reason(&fleet);
+        let told = status["reason"]["code"] == "workers_too_old" && status["next_attempt_at_ms"].is_i64();
+        told.then_some(())
+    });
+    assert!(waits.is_some(), "{}", reason(&fleet));
+
+    // Should an old worker be given it all the same, it names what it can't read, and gives it back.
+    let crashed: f64 = old.iter().map(|worker| fleet.metric(worker, "nexus_turns_crashed_total")).sum();
+    fleet.rows(&format!("UPDATE agent SET reader_version = 1 WHERE name = '{agent}'"));
+    let refused = eventually(STUCK_SECS, || {
+        let said = |worker: &&str| fleet.log(worker).contains("written by a newer worker; given back");
+        old.iter().any(|worker| said(&worker)).then_some(())
+    });
+    assert!(refused.is_some(), "no old worker refused it by name: {}", reason(&fleet));
+    let waits = eventually(STUCK_SECS, || (reason(&fleet)["reason"]["code"] == "workers_too_old").then_some(()));
+    assert!(waits.is_some(), "{}", reason(&fleet));
+    assert_eq!(
+        fleet.number(&format!("SELECT reader_version FROM agent WHERE name = '{agent}'")),
+        2,
+        "the planner knows again who reads it"
+    );
+    let now: f64 = old.iter().map(|worker| fleet.metric(worker, "nexus_turns_crashed_total")).sum();
+    assert_eq!(now, crashed, "nobody crashed over it");
+    assert_eq!(fleet.rows(newer), [[agent.clone()]], "its journal is as it was");
+
+    fleet.order("worker worker-6 us NEXUS_FAULT_VERSION=2");
+    // Its home's workers are too old, so it goes on away from home, where it left off.
+    let resumed = eventually(STUCK_SECS, || fleet.rows(newer).is_empty().then_some(()));
+    assert!(resumed.is_some(), "the new release does not go on: {}", reason(&fleet));
+    fleet.holds(load, "two releases");
+    // What the new release wrote stays with it: those that come after this test read it too.
+    fleet.rows("UPDATE agent SET reader_version = 1");
+}
+
+#[test]
+fn turns_that_crash_again_and_again() {
+    let mut fleet = fleet();
+    fleet.order("worker worker-5 eu NEXUS_FAULT=panic:before:pay#0");
+    fleet.has_agents("worker-5");
+    let load = fleet.load();
+    fleet.says("worker-5", "fault reached", STUCK_SECS);
+    let id = fleet.worker_id("worker-5");
+    let parked = format!(
+        "SELECT reason_code, next_attempt_at - (extract(epoch FROM now()) * 1000)::bigint FROM agent
+         WHERE encode(worker_id, 'hex') = '{id}' AND reason_code IN ('crashed', 'crash_loop')"
+    );
+    // Tried again after ever longer pauses at first, with its reason shown; then parked for long, still with a next attempt.
+    let crashed = eventually(STUCK_SECS, || fleet.rows(&parked).iter().any(|row| row[0] == "crashed").then_some(()));
+    assert!(crashed.is_some(), "{:?}", fleet.rows(&parked));
+    let looped = eventually(STUCK_SECS, || {
+        let rows = fleet.rows(&parked);
+        rows.into_iter().find(|row| row[0] == "crash_loop").map(|row| row[1].parse::<i64>().unwrap())
+    });
+    let next = looped.unwrap_or_else(|| panic!("never parked for long: {:?}", fleet.rows(&parked)));
+    assert!((600_000..=900_000).contains(&next), "tried again in {next} ms");
+    let view = eventually(30, || {
+        let view = fleet.view("control-1")?;
+        view["waiting"].as_array()?.iter().any(|row| row["code"] == "crash_loop").then_some(())
+    });
+    assert!(view.is_some(), "operators see it: {:?}", fleet.view("control-1"));
+    assert!(fleet.metric("worker-5", "nexus_turns_crashed_total") >= 6.0);
+    assert!(fleet.is_alive("worker-5"), "a turn that panics takes nothing else with it");
+    // A worker without the bug goes on where that one was.
+    fleet.kill("worker-5");
+    fleet.holds(load, "crashing turns");
+}
+
+#[test]
+fn a_scaler_follows_the_load() {
+    let mut fleet = fleet();
+    let token = fleet.ok(&["token", "create", "--scope", "read", "--name", "scaler"]);
+    let file = fleet.dir.join("scaler-token");
+    std::fs::write(&file, token["token"].as_str().unwrap()).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let start = format!(
+        "run scaler NEXUS_SCALER_API={} NEXUS_SCALER_TOKEN_FILE={} NEXUS_SCALER_PERIOD_MS=500 NEXUS_SCALER_SETTLE_MS=1000 \
+         NEXUS_POOL_IDENTITY_FILE={} NEXUS_DEVNET={} NEXUS_WORKER_CAPACITY=2 -- scaler --region ap --min 1 --max 2",
+        fleet.ready["api"][0].as_str().unwrap(),
+        file.display(),
+        fleet.dir.join("keys/pool.age").display(),
+        fleet.ready["devnet"].as_str().unwrap(),
+    );
+    fleet.order(&start);
+    let workers = |fleet: &fleet::Fleet| -> Vec<Value> {
+        let (_, body) = fleet.get("scaler", "/readyz");
+        let shown: Value = serde_json::from_str(&body).unwrap_or_default();
+        let live = |worker: &Value| worker["worker"].is_string() && worker["draining"] == false;
+        shown["workers"].as_array().into_iter().flatten().filter(|worker| live(worker)).cloned().collect()
+    };
+    let are = |fleet: &fleet::Fleet, count: usize| {
+        let there = eventually(STUCK_SECS, || (workers(fleet).len() == count).then_some(()));
+        assert!(
+            there.is_some(),
+            "{count} workers wanted: {:?}\n{}",
+            fleet.get("scaler", "/readyz"),
+            fleet.log("scaler")
+        );
+    };
+    are(&fleet, 1);
+    assert_eq!(fleet.get("scaler", "/readyz").0, 200);
+
+    // Four agents move to this region: at 70 % of a capacity of two, that takes more workers than it may start.
+    let load = fleet.load();
+    for agent in ["emil", "fay", "gus", "hal"] {
+        fleet.ok(&["agent", "set", agent, "--region", "ap"]);
+    }
+    are(&fleet, 2);
+    // One that dies is replaced.
+    let first = workers(&fleet)[0].clone();
+    let killed = std::process::Command::new("kill").args(["-KILL", &first["process"].to_string()]).status().unwrap();
+    assert!(killed.success());
+    let replaced = eventually(STUCK_SECS, || {
+        let now = workers(&fleet);
+        (now.len() == 2 && now.iter().all(|worker| worker["process"] != first["process"])).then_some(())
+    });
+    assert!(replaced.is_some(), "{}", fleet.log("scaler"));
+    fleet.says("scaler", "another is started after a pause", 0);
+
+    // The load goes away again; one is drained, and has handed over what it had.
+    let nowhere = fleet.dir.join("nowhere.json");
+    std::fs::write(&nowhere, r#"{"region": null}"#).unwrap();
+    for (agent, back) in [("emil", ["--region", "us"]), ("fay", ["--region", "us"])] {
+        fleet.ok(&["agent", "set", agent, back[0], back[1]]);
+    }
+    for agent in ["gus", "hal"] {
+        fleet.ok(&["agent", "set", agent, "--file", nowhere.to_str().unwrap()]);
+    }
+    are(&fleet, 1);
+    // Told to stop, it drains them all and ends in order.
+    fleet.signal("scaler", "TERM");
+    assert_eq!(fleet.wait("scaler"), 0, "{}", fleet.log("scaler"));
+    let left = "SELECT COUNT(*) FROM worker WHERE region = 'ap' AND dead = 0";
+    assert_eq!(fleet.number(left), 0, "every worker of it signed off");
+    fleet.holds(load, "scaled");
+}

@@ -93,6 +93,25 @@ pub struct WorkerArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ScalerArgs {
+    /// Region of its workers
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Pool of its workers
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+    /// Workers that it runs at least
+    #[arg(long, value_name = "N")]
+    pub min: Option<u32>,
+    /// Workers that it runs at most
+    #[arg(long, value_name = "N")]
+    pub max: Option<u32>,
+    /// Port of its health; 0 takes any free one
+    #[arg(long, value_name = "PORT")]
+    pub health_port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
 pub struct RelayArgs {
     /// Where an SQLite database is kept; PostgreSQL stands in the configuration
     #[arg(long, value_name = "DIR")]

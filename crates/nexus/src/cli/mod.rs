@@ -18,7 +18,7 @@ pub use bench::{
 };
 pub use host::{
     ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand, ProviderArgs,
-    RelayArgs, WorkerArgs,
+    RelayArgs, ScalerArgs, WorkerArgs,
 };
 pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
 
@@ -103,6 +103,8 @@ pub enum Command {
     Control(ControlArgs),
     /// Run a worker of a fleet: it hosts agents
     Worker(WorkerArgs),
+    /// Run as many workers on this machine as the fleet says there should be
+    Scaler(ScalerArgs),
     /// Run the inbox relay of a fleet
     Relay(RelayArgs),
     /// Bring the fleet's database to this program's schema
@@ -199,6 +201,7 @@ mod tests {
             "fleet --json",
             "migrate --data-dir d",
             "worker --region R --pool P",
+            "scaler --region R --pool P --min 1 --max 4 --health-port 0",
             "relay --relay-port 0 --health-port 0",
             "provider --relay ws://127.0.0.1:7778 --llm-url http://127.0.0.1:11434/v1",
             "devnet --dir /d",

@@ -9,6 +9,7 @@ use nexus_core::agent::is_place;
 use nexus_core::placement::ScaleRules;
 use nexus_store::PostgresConfig;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::Config;
 
@@ -99,6 +100,29 @@ impl Default for PlacementConfig {
     }
 }
 
+/// Of `nexus scaler`, which runs workers of `worker.region` and `worker.pool` on its machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScalerConfig {
+    /// Origin of the control plane that is asked how many there should be.
+    pub api: Option<Url>,
+    /// A file with an operator's token, scope `read`.
+    pub token_file: Option<PathBuf>,
+    /// Workers of this scaler, at least and at most, beside those that others run.
+    pub min_workers: u32,
+    pub max_workers: u32,
+    /// How often it looks.
+    pub period_ms: u64,
+    /// How long fewer have to be enough before one is drained.
+    pub settle_ms: u64,
+}
+
+impl Default for ScalerConfig {
+    fn default() -> Self {
+        Self { api: None, token_file: None, min_workers: 1, max_workers: 4, period_ms: 2_000, settle_ms: 60_000 }
+    }
+}
+
 impl Config {
     pub(super) fn check_fleet(&self) -> Result<(), String> {
         let scale = &self.placement.scale;
@@ -111,6 +135,12 @@ impl Config {
             (self.placement.home_settle_ms <= 3_600_000, "placement.home_settle_ms: at most 3600000"),
             ((1..=100).contains(&scale.fill_percent), "placement.scale.fill_percent: use 1 to 100"),
             (scale.min_workers <= 1_000, "placement.scale.min_workers: at most 1000"),
+            (
+                self.scaler.min_workers <= self.scaler.max_workers && self.scaler.max_workers <= 1_000,
+                "scaler.max_workers: at least scaler.min_workers, at most 1000",
+            ),
+            ((500..=600_000).contains(&self.scaler.period_ms), "scaler.period_ms: use 500 to 600000"),
+            ((1_000..=86_400_000).contains(&self.scaler.settle_ms), "scaler.settle_ms: use 1000 to 86400000"),
             (scale.default_capacity > 0, "placement.scale.default_capacity: use 1 or more"),
         ];
         if let Some((_, why)) = rules.iter().find(|(holds, _)| !holds) {

@@ -19,6 +19,7 @@ use crate::cli::LogForm;
 
 pub use fleet::{
     BusConfig, BusKind, DatabaseConfig, DatabaseKind, HealthConfig, OperatorConfig, PlacementConfig, PoolFiles,
+    ScalerConfig,
 };
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 pub use telemetry::{AgentAttribute, TelemetryConfig};
@@ -47,6 +48,7 @@ pub struct Config {
     pub worker: WorkerConfig,
     pub placement: PlacementConfig,
     pub retention: Retention,
+    pub scaler: ScalerConfig,
     pub provider: SellerConfig,
     /// When funds make an agent active, low, hibernating, dormant.
     pub lifecycle: LifecycleRules,

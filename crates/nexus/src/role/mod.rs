@@ -8,6 +8,7 @@ pub mod listen;
 pub mod migrate;
 pub mod provider;
 pub mod relay;
+pub mod scaler;
 pub mod stop;
 pub mod wire;
 pub mod worker;
@@ -138,6 +139,13 @@ pub fn settings(cli: &Cli) -> Result<Option<Loaded>, ConfigError> {
             ("worker.pool", args.pool.as_ref().map(|pool| json!(pool))),
             ("health.port", args.health_port.map(Value::from)),
             ("allow_development", args.allow_development.then_some(Value::Bool(true))),
+        ]),
+        Command::Scaler(args) => flags(vec![
+            ("worker.region", args.region.as_ref().map(|region| json!(region))),
+            ("worker.pool", args.pool.as_ref().map(|pool| json!(pool))),
+            ("scaler.min_workers", args.min.map(Value::from)),
+            ("scaler.max_workers", args.max.map(Value::from)),
+            ("health.port", args.health_port.map(Value::from)),
         ]),
         Command::Relay(args) => flags(vec![
             ("data_dir", args.data_dir.as_ref().map(|dir| json!(dir))),
