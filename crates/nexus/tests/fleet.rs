@@ -281,10 +281,10 @@ fn a_region_is_lost_and_comes_back() {
     assert!(seen.is_some(), "{:?}", fleet.view("control-1"));
 
     let load = fleet.load();
+    let back = fleet::now_ms();
     fleet.restart("worker-1");
     fleet.restart("worker-2");
-    let back = fleet::now_ms();
-    // The home has to last five seconds; then at most two agents come back in a second.
+    // The home has to last five seconds; then one agent comes back in a second, or two in two.
     let all_home = eventually(STUCK_SECS, || (fleet.number(home) == 4).then_some(()));
     assert!(all_home.is_some(), "home again: {}", fleet.number(home));
     let returns = format!(
@@ -295,7 +295,7 @@ fn a_region_is_lost_and_comes_back() {
     assert!(returns.len() >= 3, "{returns:?}");
     assert!(returns[0] - back >= 4_000, "not before the home has lasted: {back} {returns:?}");
     for window in returns.windows(3) {
-        assert!(window[2] - window[0] >= 400, "at most two in a second: {returns:?}");
+        assert!(window[2] - window[0] >= 400, "not all at once: {returns:?}");
     }
     fleet.holds(load, "a region was lost");
 }
@@ -334,7 +334,7 @@ fn two_releases_side_by_side() {
     fleet.rows(&format!("UPDATE agent SET reader_version = 1 WHERE name = '{agent}'"));
     let refused = eventually(STUCK_SECS, || {
         let said = |worker: &&str| fleet.log(worker).contains("written by a newer worker; given back");
-        old.iter().any(|worker| said(&worker)).then_some(())
+        old.iter().any(|worker| said(worker)).then_some(())
     });
     assert!(refused.is_some(), "no old worker refused it by name: {}", reason(&fleet));
     let waits = eventually(STUCK_SECS, || (reason(&fleet)["reason"]["code"] == "workers_too_old").then_some(()));

@@ -115,8 +115,8 @@ impl Fleet {
             .env("HOME", std::env::temp_dir())
             .env("TMPDIR", std::env::temp_dir())
             .env("RUST_BACKTRACE", "1")
-            // Two agents come home in a second at most, so that it can be seen.
-            .env("NEXUS_PLACEMENT_MOVES_PER_SECOND", "2")
+            // One agent comes home in a second at most, so that it can be seen.
+            .env("NEXUS_PLACEMENT_MOVES_PER_SECOND", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
