@@ -78,7 +78,7 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
         Command::Restore(_) => command::not_yet("restore", "nothing else restores a database safely"),
         Command::Hosting(_) => command::not_yet("hosting", "until hosting is charged for, every account is paid"),
         Command::Apply(_) => command::not_yet("apply", "`nexus agent create` makes agents one by one"),
-        Command::Sim(_) => command::not_yet("sim", "`cargo test` runs the tests that there are"),
+        Command::Sim(args) => command::sim::run(args, output).await,
     }
 }
 

@@ -21,6 +21,7 @@ pub const POOL: &str = "default";
 pub const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
 /// Agents that a run can have at most.
 pub const MAX: usize = 4;
+pub const PEOPLE: u64 = 4;
 
 /// What a run knows of an agent.
 pub struct Agent {
@@ -29,6 +30,8 @@ pub struct Agent {
     pub wallet_words: String,
     pub data: DataKey,
     pub limits: Limits,
+    /// Its home region, where regions differ.
+    pub home: Option<String>,
 }
 
 /// A mnemonic with what is derived from it slowly.
@@ -83,6 +86,7 @@ pub async fn make(
     index: usize,
     limits: Limits,
     heartbeat_secs: u32,
+    home: Option<String>,
     now: UnixMs,
     entropy: Arc<Dice>,
 ) -> Made<(Agent, NewAgent)> {
@@ -107,6 +111,7 @@ pub async fn make(
     let config = AgentConfig {
         heartbeat_secs,
         relays: vec![OTHER.into()],
+        region: home.clone(),
         sender_rate_per_minute: 600,
         ticks_per_hour: 3_600,
         ..AgentConfig::default()
@@ -138,8 +143,13 @@ pub async fn make(
         reason: None,
         created_at: now,
     };
-    let agent = Agent { npub, name, wallet_words: root.wallet_words.clone(), data: keys.data, limits };
+    let agent = Agent { npub, name, wallet_words: root.wallet_words.clone(), data: keys.data, limits, home };
     Ok((agent, new))
+}
+
+/// Those who write to agents. There are [`PEOPLE`] of them.
+pub fn person(number: u64, entropy: Arc<dyn Entropy>) -> Made<LocalSigner> {
+    Ok(LocalSigner::from_secret(&[0x41 + u8::try_from(number % PEOPLE)?; 32], entropy)?)
 }
 
 /// Limits that allow much, or so little that they are met.

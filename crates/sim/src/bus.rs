@@ -6,6 +6,7 @@ use std::time::Duration;
 use nexus_bus::{BoxFuture, Bus, Closed, Heard, LocalBus, Subscription, Wake};
 
 use crate::dice::Dice;
+use crate::plan::Fault;
 use crate::process::{Phase, Process};
 use crate::world::World;
 
@@ -21,14 +22,13 @@ impl Bus for SimBus {
         if self.process.phase() == Phase::Dead {
             return;
         }
-        let rates = &self.world.plan.rates;
-        if self.world.fault(&self.dice, rates.bus_lost) {
+        if self.world.fault(&self.dice, Fault::BusLost) {
             return;
         }
-        if self.world.fault(&self.dice, rates.bus_doubled) {
+        if self.world.fault(&self.dice, Fault::BusDoubled) {
             self.world.bus.publish(wake);
         }
-        if self.world.fault(&self.dice, rates.bus_late) {
+        if self.world.fault(&self.dice, Fault::BusLate) {
             let (bus, ms): (Arc<LocalBus>, u64) = (self.world.bus.clone(), self.dice.between(1, 8_000));
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;

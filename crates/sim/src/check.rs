@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nexus_core::budget::{Counter, Window};
+use nexus_core::lifecycle::Lifecycle;
 use nexus_core::payment::PaymentState;
 use nexus_core::status::Desired;
-use nexus_core::{Hash32, Msat, TickId};
+use nexus_core::{Hash32, Msat, TickId, WorkerId};
 use nexus_store::event::Chain;
 use nexus_store::payment::{self, Payment};
 use nexus_store::{StoreError, agent, event, inbox, inspect, publication, tick};
 
 use crate::agents::Agent;
+use crate::counts;
 use crate::world::World;
 
 /// Reasons for which a trigger may wait.
@@ -35,6 +37,13 @@ pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
         if !publication::pending(&world.store, owned.npub).await?.is_empty() {
             return Ok(Some(format!("{name} has something to publish")));
         }
+        let funded = world.ledger.balance(&owned.npub) >= Msat::sats(1_000);
+        if funded && found.lifecycle == Lifecycle::Spawning {
+            return Ok(Some(format!("{name} has money, and does not know")));
+        }
+        if away(world, owned, found.worker).is_some() {
+            return Ok(Some(format!("{name} is not at home")));
+        }
         let may_wait = found.reason.as_ref().is_some_and(|reason| WAITS.contains(&reason.code.as_str()));
         if !may_wait && !inbox::pending(&world.store, owned.npub, 1).await?.is_empty() {
             let why = found.reason.map_or_else(|| "no reason".into(), |reason| reason.code);
@@ -42,6 +51,36 @@ pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
         }
     }
     Ok(None)
+}
+
+/// Whether an agent with a home is placed elsewhere; none at home, or placed nowhere.
+fn away(world: &World, owned: &Agent, worker: Option<WorkerId>) -> Option<()> {
+    let number = worker?.as_bytes()[0].checked_sub(b'0')?;
+    let here = format!("r{}", usize::from(number) % world.plan.regions);
+    (owned.home.as_ref()? != &here).then_some(())
+}
+
+/// Notes who is away from home, and who is home again.
+pub async fn homes(world: &World) -> Result<(), StoreError> {
+    for owned in &world.agents {
+        let Some(found) = agent::get(&world.store, owned.npub).await? else { continue };
+        let Some(worker) = found.worker else { continue };
+        let is_away = away(world, owned, Some(worker)).is_some();
+        let mut seen = world.seen();
+        let was_away = seen.away.contains(&owned.npub);
+        if is_away && !was_away {
+            seen.away.insert(owned.npub);
+            seen.counts.add(counts::AWAY);
+        } else if was_away && !is_away {
+            seen.away.remove(&owned.npub);
+            seen.counts.add(counts::HOME);
+        }
+        if found.generation > *seen.generations.entry(owned.npub).or_insert(found.generation) {
+            seen.generations.insert(owned.npub, found.generation);
+            seen.counts.add(counts::MOVED);
+        }
+    }
+    Ok(())
 }
 
 /// Checks everything; what does not hold is in the trace.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nexus_store::{Batch, BoxFuture, Executor, Output, Store, StoreError};
 
 use crate::dice::Dice;
+use crate::plan::Fault;
 use crate::process::Process;
 use crate::witness;
 use crate::world::{Accident, World, lag};
@@ -44,13 +45,12 @@ impl Database {
 
     /// Dies or freezes here, with these chances.
     async fn stumble(&self) {
-        let rates = &self.world.plan.rates;
         if self.steady {
             return;
         }
-        if self.world.fault(&self.dice, rates.db_crash) {
+        if self.world.fault(&self.dice, Fault::DbCrash) {
             self.world.accident(&self.process, Accident::Kill);
-        } else if self.world.fault(&self.dice, rates.db_stall) {
+        } else if self.world.fault(&self.dice, Fault::DbStall) {
             let ms = self.dice.between(3_000, 20_000);
             self.world.accident(&self.process, Accident::Freeze(ms));
         }
@@ -61,12 +61,12 @@ impl Database {
         let attempted = batch.attempted();
         self.there().await;
         self.stumble().await;
-        if self.world.fault(&self.dice, self.world.plan.rates.db_refused) {
+        if self.world.fault(&self.dice, Fault::DbRefused) {
             return Err(StoreError::Database { attempted, message: "simulated".into() });
         }
         let answer = witness::write(&self.world, &self.process, batch).await;
         self.stumble().await;
-        if self.world.fault(&self.dice, self.world.plan.rates.db_answer_lost) {
+        if self.world.fault(&self.dice, Fault::DbAnswerLost) {
             tokio::time::sleep(Duration::from_millis(self.dice.between(1, 500))).await;
             self.process.pass().await;
             return Err(StoreError::Uncertain { attempted, message: "simulated".into() });
@@ -77,7 +77,7 @@ impl Database {
     async fn read_with_faults(&self, batch: Batch) -> Answer {
         let attempted = batch.attempted();
         self.there().await;
-        if self.world.fault(&self.dice, self.world.plan.rates.db_refused) {
+        if self.world.fault(&self.dice, Fault::DbRefused) {
             return Err(StoreError::Database { attempted, message: "simulated".into() });
         }
         let answer = self.world.store.read(batch).await;

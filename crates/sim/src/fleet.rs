@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use nexus_control::{ControlConfig, ControlParts, Metrics};
 use nexus_core::WorkerId;
-use nexus_worker::{Faults, WorkerConfig, WorkerParts};
+use nexus_worker::{WorkerConfig, WorkerParts};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents;
 use crate::bus::SimBus;
+use crate::counts;
 use crate::database;
 use crate::dice::Dice;
 use crate::process::{Phase, Process, SimClock};
@@ -20,6 +21,9 @@ use crate::relays::SimRelays;
 use crate::shelves::OWN;
 use crate::wallet::SimWallets;
 use crate::world::{Accident, World};
+
+/// The lease of a worker and of the reconciler's term, as both come configured.
+const LEASE_MS: u64 = 5_000;
 
 /// A slot for a process: the same worker or control plane over its lives.
 struct Slot {
@@ -43,6 +47,8 @@ pub struct Fleet {
 enum Later {
     Thaw,
     Start,
+    /// With its region.
+    Return,
 }
 
 impl Fleet {
@@ -102,7 +108,9 @@ impl Fleet {
     fn random_accident(&mut self) {
         let names: Vec<String> = self.slots.keys().cloned().collect();
         let name = self.dice.pick(&names).clone();
-        match self.dice.between(0, 9) {
+        let last = if self.world.plan.regions > 1 { 11 } else { 9 };
+        match self.dice.between(0, last) {
+            10 | 11 => self.lose_region(),
             0..=2 => self.hit(&name, Accident::Kill),
             3..=5 => {
                 let ms = self.dice.between(1_000, 25_000);
@@ -113,6 +121,7 @@ impl Fleet {
                 let skew = u64::try_from(self.world.plan.skew_ms).unwrap_or(0);
                 let off = i64::try_from(self.dice.between(0, 2 * skew)).unwrap_or(0) - self.world.plan.skew_ms;
                 self.world.trace.note(format_args!("{name} wall clock off by {off} ms"));
+                self.world.count(counts::CLOCK_JUMP);
                 if let Some(slot) = self.slots.get(&name) {
                     slot.clock.set_off(off);
                 }
@@ -121,6 +130,24 @@ impl Fleet {
                 let ms = self.dice.between(50, 900);
                 self.hit(&name, Accident::Freeze(ms));
             }
+        }
+    }
+
+    /// All workers of a region are gone at once, and come back together.
+    fn lose_region(&mut self) {
+        let region = usize::try_from(self.dice.next() % 2).unwrap_or(0);
+        let at = self.mono() + self.dice.between(8_000, 30_000);
+        self.world.trace.note(format_args!("region r{region} is lost"));
+        self.world.count(counts::REGION_LOST);
+        let inside = |name: &String| self.world.region_of(name) == Some(region);
+        let names: Vec<String> = self.slots.keys().filter(|name| inside(name)).cloned().collect();
+        for name in names {
+            let Some(slot) = self.slots.get(&name) else { continue };
+            slot.process.kill();
+            slot.task.abort();
+            let life = slot.life;
+            self.later.retain(|(_, other), _| *other != name);
+            self.later.insert((at, name), (Later::Return, life));
         }
     }
 
@@ -142,6 +169,7 @@ impl Fleet {
         let Some(slot) = self.slots.get(name) else { return };
         if slot.process.phase() == Phase::Running {
             self.world.trace.note(format_args!("{name} is asked to stop"));
+            self.world.count(counts::DRAINED);
             slot.stop.cancel();
         }
     }
@@ -154,14 +182,14 @@ impl Fleet {
         match accident {
             Accident::Kill => {
                 self.world.trace.note(format_args!("{name} is killed"));
-                self.world.seen().crashes += 1;
+                self.world.count(counts::KILLED);
                 slot.task.abort();
                 let at = now + self.dice.between(50, 12_000);
                 self.later.insert((at, name.to_owned()), (Later::Start, life));
             }
             Accident::Freeze(ms) => {
                 self.world.trace.note(format_args!("{name} stands still for {ms} ms"));
-                self.world.seen().freezes += 1;
+                self.world.count(if ms >= LEASE_MS { counts::STALLED } else { counts::PAUSED });
                 self.later.insert((now + ms, name.to_owned()), (Later::Thaw, life));
             }
         }
@@ -177,7 +205,11 @@ impl Fleet {
             match what {
                 Later::Thaw if current => self.thaw(&name),
                 Later::Start if current => self.restart(&name),
-                Later::Thaw | Later::Start => {}
+                Later::Return if current => {
+                    self.world.count(counts::REGION_BACK);
+                    self.restart(&name);
+                }
+                Later::Thaw | Later::Start | Later::Return => {}
             }
         }
         // Whoever ended by itself comes back at once, as under any supervisor.
@@ -225,6 +257,7 @@ impl Fleet {
     fn worker(&self, name: &str, process: &Arc<Process>, dice: &Arc<Dice>) -> WorkerParts {
         let (world, process, dice) = (self.world.clone(), process.clone(), dice.clone());
         let number = name.bytes().last().unwrap_or(b'0');
+        let region = self.world.region_of(name).unwrap_or(0);
         WorkerParts {
             id: WorkerId::from_bytes([number; 16]),
             store: database::store(&world, &process, &dice),
@@ -235,6 +268,8 @@ impl Fleet {
             wallets: Arc::new(SimWallets { world, process, dice }),
             pool: agents::pool(),
             config: WorkerConfig {
+                region: format!("r{region}"),
+                drain_ms: self.world.plan.drain_ms,
                 capacity: 100,
                 turns: 8,
                 tick_timeout_ms: 90_000,
@@ -245,7 +280,7 @@ impl Fleet {
                 market_ms: 15_000,
                 ..WorkerConfig::default()
             },
-            faults: Faults::default(),
+            faults: self.world.faults.clone(),
         }
     }
 
@@ -257,7 +292,7 @@ impl Fleet {
             bus: Arc::new(SimBus { world, process: process.clone(), dice: dice.clone() }),
             clock: process.clock.clone(),
             entropy: dice,
-            config: ControlConfig::new(origin),
+            config: ControlConfig { home_settle_ms: 4_000, ..ControlConfig::new(origin) },
             metrics: Arc::new(Metrics::default()),
             stop: stop.clone(),
         }

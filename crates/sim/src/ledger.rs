@@ -24,6 +24,16 @@ pub struct Bill {
     pub paid: Arc<Notify>,
 }
 
+/// An invoice of an agent's wallet, to be paid by whoever funds it.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    pub payee: Npub,
+    pub preimage: Hash32,
+    pub amount: Msat,
+    pub expires_at: UnixMs,
+    pub paid_at: Option<UnixMs>,
+}
+
 /// Where one send stands at the payer's backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -46,6 +56,9 @@ pub struct Sent {
 pub struct Books {
     pub balances: BTreeMap<Npub, u64>,
     pub bills: BTreeMap<Hash32, Bill>,
+    pub incoming: BTreeMap<Hash32, Incoming>,
+    /// Sends whose bytes are on their way, by payer and hash.
+    pub underway: BTreeMap<(Npub, Hash32), u32>,
     /// By payer and what the backend recognises a repeat by.
     pub sends: BTreeMap<(Npub, String), Sent>,
     /// In the order of their settlement: payer, hash, amount, fee.
@@ -85,6 +98,37 @@ impl Ledger {
         let bill = Bill { request, preimage, amount, expires_at, paid_by: None, paid: paid.clone() };
         self.books().bills.insert(hash, bill);
         Some((bolt11, hash, paid))
+    }
+}
+
+impl Ledger {
+    /// Makes an invoice of an agent's own wallet.
+    pub fn incoming(
+        &self,
+        payee: Npub,
+        preimage: Hash32,
+        amount: Msat,
+        now: UnixMs,
+        secs: u64,
+    ) -> Option<(String, Hash32, UnixMs)> {
+        let hash = Hash32::sha256(preimage.as_bytes());
+        let bolt11 = write(hash, amount, now, secs)?;
+        let expires_at = UnixMs::from_secs(now.secs()).plus_ms(i64::try_from(secs).unwrap_or(0) * 1_000);
+        self.books().incoming.insert(hash, Incoming { payee, preimage, amount, expires_at, paid_at: None });
+        Some((bolt11, hash, expires_at))
+    }
+
+    /// Somebody pays an agent's invoice, once.
+    pub fn pay_in(&self, hash: Hash32, now: UnixMs) -> bool {
+        let mut books = self.books();
+        let Some(incoming) = books.incoming.get_mut(&hash) else { return false };
+        if incoming.paid_at.is_some() || now >= incoming.expires_at {
+            return false;
+        }
+        incoming.paid_at = Some(now);
+        let (payee, amount) = (incoming.payee, incoming.amount);
+        *books.balances.entry(payee).or_default() += amount.as_u64();
+        true
     }
 }
 

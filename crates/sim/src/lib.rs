@@ -5,12 +5,16 @@
 //! is under way comes to its end, and what must always hold is checked. A seed gives the same run every time.
 
 mod agents;
+#[cfg(feature = "broken")]
+pub mod broken;
 mod bus;
 mod check;
+mod counts;
 mod database;
 mod dice;
 mod fleet;
 mod ledger;
+mod many;
 mod people;
 mod plan;
 mod process;
@@ -23,4 +27,6 @@ mod wallet;
 mod witness;
 mod world;
 
-pub use run::{Report, Totals, run};
+pub use counts::Counts;
+pub use many::{Seeds, Summary, run_many};
+pub use run::{Fault, Report, Totals, run};

@@ -7,16 +7,17 @@ use nexus_bus::{Bus, Wake};
 use nexus_core::policy::Limits;
 use nexus_core::status::Desired;
 use nexus_core::trigger::Trigger;
-use nexus_core::{Hash32, Npub};
-use nexus_nostr::{Head, event, note};
+use nexus_core::{Hash32, Msat, Npub};
+use nexus_nostr::{Head, event, gift_wrap, note};
 use nexus_seal::Signer;
 use nexus_store::inbox::{self, NewItem, Put};
+use nexus_store::wallet_request::{self, Answer, WalletRequest};
 use nexus_store::{Audit, Store, agent};
-use nexus_vault::LocalSigner;
 use nostr::event::Tag;
 
 use crate::agents;
 use crate::bus::SimBus;
+use crate::counts;
 use crate::dice::Dice;
 use crate::world::World;
 
@@ -44,8 +45,15 @@ impl Front {
             let agent = self.dice.pick(&self.world.agents).npub;
             let item = match self.dice.between(0, 9) {
                 // The same message again: it was not acknowledged, or came over another relay.
-                0 | 1 if !sent.is_empty() => self.dice.pick(&sent).clone(),
+                0 | 1 if !sent.is_empty() => {
+                    self.world.count(counts::REPEATED);
+                    self.dice.pick(&sent).clone()
+                }
                 2 => self.manual(agent),
+                3..=5 => match self.message(agent).await {
+                    Some(item) => item,
+                    None => continue,
+                },
                 _ => match self.mention(agent) {
                     Some(item) => item,
                     None => continue,
@@ -68,8 +76,7 @@ impl Front {
     }
 
     fn mention(&self, npub: Npub) -> Option<NewItem> {
-        let secret = [0x41 + u8::try_from(self.dice.between(0, 3)).unwrap_or(0); 32];
-        let person = LocalSigner::from_secret(&secret, self.dice.clone()).ok()?;
+        let person = agents::person(self.dice.next(), self.dice.clone()).ok()?;
         let head = Head::new(person.public_key(), self.world.now().secs());
         let text = format!("hello {}", self.dice.next());
         let mut unsigned = note::post(head, &text);
@@ -86,6 +93,23 @@ impl Front {
         })
     }
 
+    /// A private message, as NIP-17 wraps it.
+    async fn message(&self, npub: Npub) -> Option<NewItem> {
+        let person = agents::person(self.dice.next(), self.dice.clone()).ok()?;
+        let now = self.world.now().secs();
+        let text = format!("between us {}", self.dice.next());
+        let rumor = gift_wrap::rumor(Head::new(person.public_key(), now), &npub, &text, None);
+        let wrapped = gift_wrap::gift_wrap(&person, &rumor, &npub, now, &*self.dice).await.ok()?;
+        Some(NewItem {
+            npub,
+            external_id: event::hash(&wrapped.id).to_string(),
+            trigger: Trigger::Dm,
+            sender: None,
+            received_at: self.world.now(),
+            payload: event::to_json(&wrapped).into_bytes(),
+        })
+    }
+
     async fn deliver(&self, item: NewItem) {
         let name = self.world.label(&item.npub);
         for _ in 0..TRIES {
@@ -93,6 +117,11 @@ impl Front {
                 Ok(put @ (Put::Stored | Put::Duplicate)) => {
                     self.world.trace.note(format_args!("{name} is told: {} {put:?}", item.trigger));
                     self.world.seen().acknowledged.insert((item.npub, item.external_id.clone()));
+                    self.world.count(match item.trigger {
+                        Trigger::Dm => counts::DM,
+                        Trigger::Manual => counts::MANUAL,
+                        _ => counts::MENTION,
+                    });
                     self.bus.publish(Wake::Agent { npub: item.npub });
                     return;
                 }
@@ -112,7 +141,8 @@ impl Front {
             }
             let index = usize::try_from(self.dice.next() % 64).unwrap_or(0) % self.world.agents.len();
             let npub = self.world.agents[index].npub;
-            match self.dice.between(0, 3) {
+            match self.dice.between(0, 4) {
+                4 => self.fund(npub, Duration::from_secs(15)).await,
                 0 | 1 => {
                     self.wish(npub, Desired::Stopped, self.dice.chance(500)).await;
                     tokio::time::sleep(Duration::from_millis(self.dice.between(100, 10_000))).await;
@@ -135,8 +165,59 @@ impl Front {
             self.world.label(&npub),
             desired.as_str()
         ));
+        self.world.count(match (desired, now) {
+            (Desired::Running, _) => counts::STARTED,
+            (Desired::Stopped, true) => counts::STOPPED_NOW,
+            (Desired::Stopped, false) => counts::STOPPED,
+        });
         self.bus.publish(Wake::Agent { npub });
         self.bus.publish(Wake::Reconcile);
+    }
+
+    /// As `agent fund` does it: asks the agent's wallet for an invoice, and pays it.
+    pub async fn fund(&self, npub: Npub, patience: Duration) {
+        let name = self.world.label(&npub);
+        let id = Hash32::from_bytes(nexus_core::time::random(&*self.dice)).to_string();
+        let amount = Msat::sats(self.dice.between(5_000, 20_000));
+        let now = self.world.now();
+        let request = WalletRequest {
+            id: id.clone(),
+            npub,
+            kind: "invoice".into(),
+            body: serde_json::json!({ "amount_msat": amount, "expiry_secs": 600 }).to_string(),
+            created_at: now,
+            expires_at: now.plus_ms(60_000),
+            answer: None,
+        };
+        if wallet_request::put(&self.store, request, None).await.is_err() {
+            return self.world.trace.note(format_args!("owner: {name} could not be asked for an invoice"));
+        }
+        self.bus.publish(Wake::Agent { npub });
+        let answered = tokio::time::timeout(patience, self.answer(npub, &id)).await;
+        let Ok(Some(hash)) = answered else {
+            return self.world.trace.note(format_args!("owner: {name} gave no invoice"));
+        };
+        tokio::time::sleep(Duration::from_millis(self.dice.between(1, 4_000))).await;
+        let paid = self.world.ledger.pay_in(hash, self.world.now());
+        self.world.trace.note(format_args!("owner: {name} funded with {amount}: {paid}"));
+        if paid {
+            self.world.count(counts::FUNDED);
+        }
+    }
+
+    /// The hash of the invoice that an agent's wallet made; none if it could not.
+    async fn answer(&self, npub: Npub, id: &str) -> Option<Hash32> {
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            match wallet_request::get(&self.store, npub, id).await {
+                Ok(Some(WalletRequest { answer: Some(Answer::Done(body)), .. })) => {
+                    let body: serde_json::Value = serde_json::from_str(&body).ok()?;
+                    return body["payment_hash"].as_str()?.parse().ok();
+                }
+                Ok(Some(WalletRequest { answer: None, .. })) | Err(_) => {}
+                Ok(Some(WalletRequest { answer: Some(Answer::Failed(_)), .. }) | None) => return None,
+            }
+        }
     }
 
     /// The same limits under a new version: what is to be held to does not change under the check.
@@ -147,6 +228,7 @@ impl Front {
         let policy = agents::policy(owned.npub, version, limits);
         let Ok(stored) = agents::signed_policy(&owner, &policy, self.world.now()) else { return };
         let done = agent::set_policy(&self.store, owned.npub, stored, self.audit("agent.policy")).await.is_ok();
+        self.world.count(counts::POLICY);
         self.world.trace.note(format_args!("owner: {} policy {version}: {done}", self.world.label(&owned.npub)));
         self.bus.publish(Wake::Agent { npub: owned.npub });
     }

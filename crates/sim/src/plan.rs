@@ -9,31 +9,81 @@ use crate::dice::Dice;
 const DAYTIME: i64 = 1_790_000_000_000;
 const DAY_MS: i64 = 86_400_000;
 
-/// Faults in a thousand calls of their kind.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rates {
-    pub db_refused: u64,
-    pub db_answer_lost: u64,
+/// What can go wrong in one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    DbRefused,
+    DbAnswerLost,
     /// The process dies right before or right after a write.
-    pub db_crash: u64,
+    DbCrash,
     /// The process stands still right before or right after a write, longer than its lease.
-    pub db_stall: u64,
-    pub bus_lost: u64,
-    pub bus_doubled: u64,
-    pub bus_late: u64,
-    pub relay_lost: u64,
-    pub relay_answer_lost: u64,
-    pub relay_refused: u64,
-    pub relay_late: u64,
-    pub relay_missed: u64,
-    pub wallet_unreachable: u64,
-    pub wallet_answer_lost: u64,
+    DbStall,
+    BusLost,
+    BusDoubled,
+    /// By up to 8 s: others overtake it.
+    BusLate,
+    RelayLost,
+    RelayAnswerLost,
+    RelayRefused,
+    RelayLate,
+    RelayMissed,
+    WalletUnreachable,
+    WalletAnswerLost,
     /// A payment's bytes are on their way for long.
-    pub wallet_late: u64,
-    pub wallet_no_route: u64,
-    pub wallet_pending: u64,
-    pub wallet_crash: u64,
-    pub provider_odd: u64,
+    WalletLate,
+    WalletNoRoute,
+    WalletPending,
+    WalletCrash,
+    ProviderOdd,
+}
+
+/// Each fault, the name that it is counted under, in how many of a thousand worlds it happens, and in how many of a
+/// thousand calls at most it does there.
+const FAULTS: [(Fault, &str, u64, u64); 19] = [
+    (Fault::DbRefused, "database refuses", 600, 25),
+    (Fault::DbAnswerLost, "answer of a commit lost", 600, 25),
+    (Fault::DbCrash, "crash at a write", 600, 8),
+    (Fault::DbStall, "stall at a write", 500, 5),
+    (Fault::BusLost, "message lost", 600, 400),
+    (Fault::BusDoubled, "message doubled", 500, 300),
+    (Fault::BusLate, "message out of order", 500, 300),
+    (Fault::RelayLost, "relay loses", 500, 100),
+    (Fault::RelayAnswerLost, "answer of a relay lost", 500, 100),
+    (Fault::RelayRefused, "relay refuses", 300, 60),
+    (Fault::RelayLate, "relay is late", 500, 150),
+    (Fault::RelayMissed, "relay misses", 400, 100),
+    (Fault::WalletUnreachable, "wallet unreachable", 500, 100),
+    (Fault::WalletAnswerLost, "answer of a payment lost", 600, 300),
+    (Fault::WalletLate, "payment long on its way", 500, 300),
+    (Fault::WalletNoRoute, "no route", 400, 150),
+    (Fault::WalletPending, "payment pending", 400, 250),
+    (Fault::WalletCrash, "crash at a payment", 400, 100),
+    (Fault::ProviderOdd, "odd provider", 700, 500),
+];
+
+impl Fault {
+    pub fn name(self) -> &'static str {
+        FAULTS[self as usize].1
+    }
+
+    /// Names of all of them.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        FAULTS.iter().map(|(_, name, ..)| *name)
+    }
+}
+
+/// How often each fault happens, in a thousand calls of its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rates([u64; FAULTS.len()]);
+
+impl Rates {
+    fn of(dice: &Dice) -> Self {
+        Self(FAULTS.map(|(_, _, worlds, most)| if dice.chance(worlds) { dice.between(1, most) } else { 0 }))
+    }
+
+    pub const fn permille(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
 }
 
 /// A seed's world.
@@ -41,6 +91,8 @@ pub struct Rates {
 pub struct Plan {
     pub workers: usize,
     pub controls: usize,
+    /// Two only with two workers at least: each has its own.
+    pub regions: usize,
     pub agents: usize,
     pub providers: usize,
     /// Virtual ms in which faults happen and people write.
@@ -61,39 +113,24 @@ pub struct Plan {
     pub owners: bool,
     /// Limits so low that they matter.
     pub poor: bool,
+    /// The first agent begins without money.
+    pub unfunded: bool,
+    /// How long a worker that is told to stop hands its agents over; 0 for not at all.
+    pub drain_ms: u64,
 }
 
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let dice = Dice::new(seed ^ 0x6e65_7875_7373_696d);
-        let at = |permille: u64, most: u64| if dice.chance(permille) { dice.between(1, most) } else { 0 };
-        let rates = Rates {
-            db_refused: at(600, 25),
-            db_answer_lost: at(600, 25),
-            db_crash: at(600, 8),
-            db_stall: at(500, 5),
-            bus_lost: at(600, 400),
-            bus_doubled: at(500, 300),
-            bus_late: at(500, 300),
-            relay_lost: at(500, 100),
-            relay_answer_lost: at(500, 100),
-            relay_refused: at(300, 60),
-            relay_late: at(500, 150),
-            relay_missed: at(400, 100),
-            wallet_unreachable: at(500, 100),
-            wallet_answer_lost: at(600, 300),
-            wallet_late: at(500, 300),
-            wallet_no_route: at(400, 150),
-            wallet_pending: at(400, 250),
-            wallet_crash: at(400, 100),
-            provider_odd: at(700, 500),
-        };
+        let rates = Rates::of(&dice);
         // Either clocks are far off, or payments are long on their way: the margin after an invoice's expiry covers
         // one of them at a time.
         let far_off = dice.chance(300);
         let midnight = DAYTIME - DAYTIME.rem_euclid(DAY_MS) + DAY_MS;
+        let workers = usize::try_from(dice.between(1, 3)).unwrap_or(1);
         Self {
-            workers: usize::try_from(dice.between(1, 3)).unwrap_or(1),
+            workers,
+            regions: if workers > 1 && dice.chance(600) { 2 } else { 1 },
             controls: usize::try_from(dice.between(1, 2)).unwrap_or(1),
             agents: usize::try_from(dice.between(1, 2)).unwrap_or(1),
             providers: usize::try_from(dice.between(1, 3)).unwrap_or(1),
@@ -108,6 +145,28 @@ impl Plan {
             heartbeat_secs: *dice.pick(&[15, 60, 900]),
             owners: dice.chance(350),
             poor: dice.chance(250),
+            unfunded: dice.chance(300),
+            drain_ms: *dice.pick(&[0, 3_000, 10_000]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_stands_at_its_place() {
+        for (place, (fault, ..)) in FAULTS.iter().enumerate() {
+            assert_eq!(*fault as usize, place);
+        }
+    }
+
+    #[test]
+    fn worlds_differ() {
+        let plans: Vec<Plan> = (0..200).map(Plan::of).collect();
+        assert_eq!(plans[7], Plan::of(7));
+        assert!(plans.iter().any(|plan| plan.regions == 2) && plans.iter().any(|plan| plan.controls == 2));
+        assert!(plans.iter().all(|plan| plan.regions <= plan.workers));
     }
 }

@@ -13,12 +13,13 @@ use nexus_vault::LocalSigner;
 use nostr::event::{Event, UnsignedEvent};
 
 use crate::dice::Dice;
+use crate::plan::Fault;
 use crate::shelves::OWN;
 use crate::world::World;
 
 /// How a seller treats one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
+pub enum Manner {
     Honest,
     Silent,
     Refuses,
@@ -36,6 +37,27 @@ enum Manner {
 
 const ODD: [Manner; 7] =
     [Manner::Silent, Manner::Refuses, Manner::Greedy, Manner::AsksTwice, Manner::Cheats, Manner::Slow, Manner::Babbles];
+
+impl Manner {
+    /// What it is counted under, but for the honest one.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Honest => "provider is honest",
+            Self::Silent => "provider is silent",
+            Self::Refuses => "provider refuses",
+            Self::Greedy => "provider is greedy",
+            Self::AsksTwice => "provider asks twice",
+            Self::Cheats => "provider cheats",
+            Self::Slow => "provider is slow",
+            Self::Babbles => "provider babbles",
+        }
+    }
+
+    /// Names of all but the honest one.
+    pub fn odd() -> impl Iterator<Item = &'static str> {
+        ODD.iter().map(|manner| manner.name())
+    }
+}
 
 pub struct Seller {
     pub world: Arc<World>,
@@ -95,8 +117,11 @@ impl Seller {
 
     async fn serve(&self, event: Arc<Event>) {
         let Ok(request) = job::receive(&event, &self.signer).await else { return };
-        let odd = self.world.fault(&self.dice, self.world.plan.rates.provider_odd);
+        let odd = self.world.fault(&self.dice, Fault::ProviderOdd);
         let manner = if odd { *self.dice.pick(&ODD) } else { Manner::Honest };
+        if odd {
+            self.world.count(manner.name());
+        }
         let customer = self.world.label(&request.customer);
         self.world.trace.note(format_args!("p{} serves {customer}: {manner:?}", self.index));
         self.pause(5, 400).await;
@@ -174,7 +199,7 @@ fn answer(request: &Request, dice: &Dice) -> String {
     let mut actions: Vec<_> = prompt
         .messages
         .iter()
-        .filter(|message| message.kind == "mention")
+        .filter(|message| matches!(message.kind.as_str(), "mention" | "dm"))
         .map(|message| serde_json::json!({ "type": "reply", "to": message.label, "text": "yes" }))
         .collect();
     if dice.chance(150) {

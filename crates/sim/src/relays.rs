@@ -8,12 +8,16 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use nexus_core::{Hash32, Npub};
 use nexus_nostr::relay_pool::{Interest, PublishError};
-use nexus_nostr::{Published, event, kinds};
+use nexus_nostr::{Published, event, gift_wrap, kinds};
+use nexus_seal::Signer;
 use nexus_store::publication;
 use nexus_worker::Relays;
 use nostr::event::Event;
 
+use crate::agents::{self, PEOPLE};
+use crate::counts;
 use crate::dice::Dice;
+use crate::plan::Fault;
 use crate::process::Process;
 use crate::shelves::Put;
 use crate::world::{World, lag};
@@ -29,20 +33,19 @@ impl SimRelays {
         self.process.pass().await;
         lag(&self.world, &self.dice, 30).await;
         self.process.pass().await;
-        let rates = &self.world.plan.rates;
-        if self.world.fault(&self.dice, rates.relay_refused) {
+        if self.world.fault(&self.dice, Fault::RelayRefused) {
             return Err(PublishError::Refused("simulated".into()));
         }
         self.check_journaled(event).await;
-        if self.world.fault(&self.dice, rates.relay_lost) {
+        if self.world.fault(&self.dice, Fault::RelayLost) {
             tokio::time::sleep(limit).await;
             self.process.pass().await;
             return Err(PublishError::Timeout);
         }
         if self.world.shelves.put(relay, event) == Put::New {
-            self.note(event);
+            self.note(event).await;
         }
-        let answer = if self.world.fault(&self.dice, rates.relay_answer_lost) {
+        let answer = if self.world.fault(&self.dice, Fault::RelayAnswerLost) {
             tokio::time::sleep(limit).await;
             Err(PublishError::Timeout)
         } else {
@@ -73,27 +76,49 @@ impl SimRelays {
         }
     }
 
-    /// An answer to a note is counted: there must be one.
-    fn note(&self, event: &Event) {
+    /// An answer to a note or message is counted: there must be one.
+    async fn note(&self, event: &Event) {
         let author = event::npub(&event.pubkey);
         let kind = event.kind.as_u16();
+        if kind == kinds::GIFT_WRAP {
+            return self.note_message(event).await;
+        }
         self.world.trace.note(format_args!("{} kind {kind} is out", self.world.label(&author)));
-        let answered: Vec<Hash32> = if kind == kinds::NOTE {
-            event::values(event, "e").filter_map(|id| id.parse().ok()).collect()
-        } else {
-            Vec::new()
-        };
-        for id in answered {
-            let several = {
-                let mut seen = self.world.seen();
-                let answers = seen.answers.entry((author, id)).or_default();
-                answers.insert(event::hash(&event.id));
-                answers.len() > 1
-            };
-            if several {
-                let agent: Npub = author;
-                self.world.trace.violated(format_args!("{} acts twice on one note", self.world.label(&agent)));
+        if kind == kinds::NOTE {
+            for id in event::values(event, "e").filter_map(|id| id.parse().ok()) {
+                self.answers(author, id, event::hash(&event.id), counts::ANSWERED);
             }
+        }
+    }
+
+    /// Who answered what is inside; its receivers are people of this world.
+    async fn note_message(&self, event: &Event) {
+        for number in 0..PEOPLE {
+            let Ok(person) = agents::person(number, self.dice.clone()) else { continue };
+            if !event::mentioned(event, 4).contains(&person.public_key()) {
+                continue;
+            }
+            let Ok(rumor) = gift_wrap::unwrap(&person, event).await else { continue };
+            self.world.trace.note(format_args!("{} writes to a person", self.world.label(&rumor.sender)));
+            if let Some(id) = rumor.answers {
+                self.answers(rumor.sender, id, rumor.id, counts::ANSWERED_DM);
+            }
+        }
+    }
+
+    fn answers(&self, author: Npub, answered: Hash32, answer: Hash32, what: &'static str) {
+        let several = {
+            let mut seen = self.world.seen();
+            let answers = seen.answers.entry((author, answered)).or_default();
+            let new = answers.insert(answer);
+            let several = answers.len() > 1;
+            if new && !several {
+                seen.counts.add(what);
+            }
+            several
+        };
+        if several {
+            self.world.trace.violated(format_args!("{} acts twice on one note", self.world.label(&author)));
         }
     }
 }
@@ -119,10 +144,10 @@ impl Relays for SimRelays {
                 process.pass().await;
                 let event = hears.recv().await?;
                 process.pass().await;
-                if world.fault(&dice, world.plan.rates.relay_missed) {
+                if world.fault(&dice, Fault::RelayMissed) {
                     continue;
                 }
-                if world.fault(&dice, world.plan.rates.relay_late) {
+                if world.fault(&dice, Fault::RelayLate) {
                     tokio::time::sleep(Duration::from_millis(dice.between(100, 10_000))).await;
                 } else {
                     lag(&world, &dice, 30).await;
@@ -138,7 +163,7 @@ impl Relays for SimRelays {
         async move {
             self.process.pass().await;
             lag(&self.world, &self.dice, 30).await;
-            let lost = self.world.fault(&self.dice, self.world.plan.rates.relay_lost);
+            let lost = self.world.fault(&self.dice, Fault::RelayLost);
             if lost {
                 tokio::time::sleep(limit).await;
             }

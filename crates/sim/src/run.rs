@@ -9,12 +9,14 @@ use nexus_core::{Clock, Msat};
 use nexus_seal::Signer;
 use nexus_store::account::{self, Account};
 use nexus_store::{Audit, Store, agent, tick};
+use nexus_worker::Faults;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::agents::{self, ACCOUNT};
 use crate::bus::SimBus;
+use crate::counts::Counts;
 use crate::dice::Dice;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
@@ -30,15 +32,15 @@ const SETTLE_MS: u64 = 400_000;
 const LOOK_MS: u64 = 2_000;
 
 /// What happened, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
     pub ticks: u64,
     pub triggers: u64,
     pub payments: u64,
-    pub crashes: u64,
-    pub freezes: u64,
     /// Virtual ms.
     pub lasted_ms: u64,
+    /// Each kind of fault and of operation.
+    pub counts: Counts,
 }
 
 /// A run's report.
@@ -47,6 +49,7 @@ pub struct Report {
     pub seed: u64,
     /// SHA-256 of the trace: the same for every run of this seed.
     pub hash: String,
+    /// What must never be, and was. The first is what counts: others may follow from it.
     pub violations: Vec<String>,
     /// The end of the trace.
     pub tail: Vec<String>,
@@ -58,29 +61,51 @@ impl std::ops::AddAssign for Totals {
         self.ticks += other.ticks;
         self.triggers += other.triggers;
         self.payments += other.payments;
-        self.crashes += other.crashes;
-        self.freezes += other.freezes;
         self.lasted_ms += other.lasted_ms;
+        self.counts += other.counts;
     }
 }
 
-type Fault = Box<dyn std::error::Error + Send + Sync>;
+/// The simulation itself cannot go on: nothing that a seed decides.
+pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs a seed on this thread. An error is one of the simulation itself.
+/// Runs a seed on this thread.
 pub fn run(seed: u64) -> Result<Report, Fault> {
+    run_with(seed, Variant::default())
+}
+
+/// The code that runs: what is shipped, or what a test broke.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Variant {
+    pub faults: Faults,
+    #[cfg(feature = "broken")]
+    pub unfenced: bool,
+}
+
+impl Variant {
+    fn store(&self) -> Result<Store, nexus_store::StoreError> {
+        #[cfg(feature = "broken")]
+        if self.unfenced {
+            return Store::open_memory_unfenced();
+        }
+        Store::open_memory()
+    }
+}
+
+pub(crate) fn run_with(seed: u64, variant: Variant) -> Result<Report, Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    let (recorded, totals) = runtime.block_on(simulate(seed))?;
+    let (recorded, totals) = runtime.block_on(simulate(seed, variant))?;
     drop(runtime);
     let Recorded { hash, tail, violations, .. } = recorded;
     Ok(Report { seed, hash, violations, tail, totals })
 }
 
-async fn simulate(seed: u64) -> Result<(Recorded, Totals), Fault> {
+async fn simulate(seed: u64, variant: Variant) -> Result<(Recorded, Totals), Fault> {
     let start = Instant::now();
     let dice = Arc::new(Dice::new(seed));
     let plan = Plan::of(seed);
     let (accident, accidents) = mpsc::unbounded_channel();
-    let world = build(plan, start, &dice, accident).await?;
+    let world = build(plan, start, &dice, accident, variant).await?;
     let mut tasks = JoinSet::new();
     for index in 0..world.plan.providers {
         let seller = provider::seller(&world, index, &dice).ok_or("no seller")?;
@@ -95,31 +120,48 @@ async fn simulate(seed: u64) -> Result<(Recorded, Totals), Fault> {
         let owner = front.clone();
         tasks.spawn(async move { owner.own().await });
     }
-    tokio::time::sleep(Duration::from_millis(world.plan.trouble_ms)).await;
+    trouble(&world).await?;
     world.calm.store(true, Ordering::SeqCst);
     for owned in &world.agents {
         front.wish(owned.npub, Desired::Running, false).await;
     }
-    settle(&world).await?;
+    settle(&world, &front).await?;
     let totals = totals(&world).await?;
-    world.trace.note(format_args!("{totals:?}"));
+    world.trace.note(format_args!(
+        "{} ticks, {} triggers, {} payments, {:?}",
+        totals.ticks, totals.triggers, totals.payments, totals.counts
+    ));
     tasks.shutdown().await;
     Ok((world.trace.finish(), totals))
 }
 
+/// The time in which everything goes wrong. Looks now and then who is away from home.
+async fn trouble(world: &World) -> Result<(), Fault> {
+    let until = world.clock.mono().plus_ms(world.plan.trouble_ms);
+    while world.clock.mono() < until {
+        let left = until.since(world.clock.mono()).min(LOOK_MS);
+        tokio::time::sleep(Duration::from_millis(left)).await;
+        check::homes(world).await?;
+    }
+    Ok(())
+}
+
 /// Waits until nothing is under way, and checks.
-async fn settle(world: &World) -> Result<(), Fault> {
+async fn settle(world: &World, front: &Front) -> Result<(), Fault> {
     // The first moments belong to restarts and hand-overs.
     tokio::time::sleep(Duration::from_millis(8_000)).await;
-    let until = world.clock.mono().plus_ms(SETTLE_MS);
-    while !world.trace.is_violated() && world.clock.mono() < until {
-        if check::unrest(world).await?.is_none() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+    if let (true, Some(owned)) = (world.plan.unfunded, world.agents.first()) {
+        // In case that no money reached it, or nobody noticed: from now on both must work.
+        front.fund(owned.npub, Duration::from_secs(50)).await;
     }
-    // Once more after a moment: quiet has to last.
-    tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+    let until = world.clock.mono().plus_ms(SETTLE_MS);
+    let mut quiet = 0;
+    // Quiet has to last: twice in a row. Who begins something new in between is waited for.
+    while quiet < 2 && !world.trace.is_violated() && world.clock.mono() < until {
+        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        check::homes(world).await?;
+        quiet = if check::unrest(world).await?.is_none() { quiet + 1 } else { 0 };
+    }
     check::all(world).await?;
     Ok(())
 }
@@ -129,9 +171,10 @@ async fn build(
     start: Instant,
     dice: &Arc<Dice>,
     accident: mpsc::UnboundedSender<(String, crate::world::Accident)>,
+    variant: Variant,
 ) -> Result<Arc<World>, Fault> {
     let clock = SimClock::new(start, plan.wall);
-    let store = Store::open_memory()?;
+    let store = variant.store()?;
     let owner = agents::owner(dice.clone())?.public_key();
     let at = plan.wall;
     let audit = || Audit {
@@ -154,15 +197,18 @@ async fn build(
     let (ledger, mut made) = (Ledger::default(), Vec::new());
     for index in 0..plan.agents {
         let limits = agents::limits(dice, plan.poor);
-        let (agent, new) = agents::make(index, limits, plan.heartbeat_secs, at, dice.clone()).await?;
+        let home = (plan.regions > 1).then(|| format!("r{}", index % plan.regions));
+        let (agent, new) = agents::make(index, limits, plan.heartbeat_secs, home, at, dice.clone()).await?;
         agent::create(&store, new, None, audit()).await?;
         agent::set_desired(&store, agent.npub, Desired::Running, false, None, audit()).await?;
-        ledger.fund(agent.npub, Msat::sats(dice.between(5_000, 20_000)));
+        if !(plan.unfunded && index == 0) {
+            ledger.fund(agent.npub, Msat::sats(dice.between(5_000, 20_000)));
+        }
         made.push(agent);
     }
     let trace = Trace::new(start);
     trace.note(format_args!("{plan:?}"));
-    Ok(World::new(plan, trace, store, clock, ledger, made, accident))
+    Ok(World::new(plan, trace, store, clock, ledger, made, accident, variant.faults))
 }
 
 fn front(world: &Arc<World>, dice: &Arc<Dice>, start: Instant) -> Front {
@@ -181,7 +227,7 @@ async fn totals(world: &World) -> Result<Totals, Fault> {
     }
     let seen = world.seen();
     totals.triggers = u64::try_from(seen.acknowledged.len())?;
-    (totals.crashes, totals.freezes) = (seen.crashes.into(), seen.freezes.into());
+    totals.counts = seen.counts.clone();
     totals.payments = u64::try_from(world.ledger.books().settled.len())?;
     Ok(totals)
 }

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use nexus_core::payment::{FailureClass, Outcome};
 use nexus_core::policy::WalletChoice;
+use nexus_core::time::random;
 use nexus_core::{Clock, Hash32, Msat, Npub};
 use nexus_lightning::{
     Bolt11, Capabilities, Cursor, Custody, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest,
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::dice::Dice;
 use crate::ledger::{Sent, Standing};
+use crate::plan::Fault;
 use crate::process::Process;
 use crate::world::{Accident, World, lag};
 
@@ -60,7 +62,7 @@ impl SimWallet {
     async fn round_trip(&self) -> Result<(), WalletError> {
         self.process.pass().await;
         lag(&self.world, &self.dice, 300).await;
-        let lost = self.world.fault(&self.dice, self.world.plan.rates.wallet_unreachable);
+        let lost = self.world.fault(&self.dice, Fault::WalletUnreachable);
         self.process.pass().await;
         if lost { Err(WalletError::Unreachable("simulated".into())) } else { Ok(()) }
     }
@@ -96,6 +98,23 @@ impl SimWallet {
         }
     }
 
+    /// Where no repeat is recognised, nothing is sent again that may be paid already, or be on its way.
+    fn check_alone(&self, hash: Hash32) {
+        if self.world.plan.idempotency != Idempotency::None {
+            return;
+        }
+        let again = {
+            let books = self.world.ledger.books();
+            let same = |sent: &Sent| sent.payer == self.owner && sent.hash == hash;
+            let open = |sent: &Sent| !matches!(sent.standing, Standing::Failed(_));
+            books.underway.get(&(self.owner, hash)).is_some_and(|sends| *sends > 0)
+                || books.sends.values().any(|sent| same(sent) && open(sent))
+        };
+        if again {
+            self.world.trace.violated(format_args!("a payment that may be paid is sent again: {}", self.name(&hash)));
+        }
+    }
+
     async fn send(&self, send: Dispatch) -> Outcome {
         self.process.pass().await;
         lag(&self.world, &self.dice, 50).await;
@@ -112,14 +131,14 @@ impl SimWallet {
             ));
             return Outcome::Failed { class: FailureClass::Refused };
         }
-        let rates = &self.world.plan.rates;
-        if self.world.fault(&self.dice, rates.wallet_unreachable) {
+        if self.world.fault(&self.dice, Fault::WalletUnreachable) {
             return Outcome::Failed { class: FailureClass::Unreachable };
         }
         self.check_journaled(invoice.hash).await;
         self.world.trace.note(format_args!("{} sends {}", self.process.name, self.name(&invoice.hash)));
+        self.check_alone(invoice.hash);
         let answer = self.leave(send, invoice.hash);
-        if self.world.fault(&self.dice, rates.wallet_crash) {
+        if self.world.fault(&self.dice, Fault::WalletCrash) {
             self.world.accident(&self.process, Accident::Kill);
         }
         let said = tokio::time::timeout(TIMEOUT, answer).await;
@@ -133,18 +152,21 @@ impl SimWallet {
 
     /// The bytes are out: whatever becomes of this process, they arrive.
     fn leave(&self, send: Dispatch, hash: Hash32) -> oneshot::Receiver<Outcome> {
-        let rates = &self.world.plan.rates;
-        let late = self.world.fault(&self.dice, rates.wallet_late);
+        let late = self.world.fault(&self.dice, Fault::WalletLate);
         let there = if late { self.dice.between(1, self.world.plan.late_ms) } else { self.dice.between(1, 40) };
-        let answered = !self.world.fault(&self.dice, rates.wallet_answer_lost);
-        let no_route = self.world.fault(&self.dice, rates.wallet_no_route);
-        let pending = self.world.fault(&self.dice, rates.wallet_pending).then(|| self.dice.between(500, 30_000));
+        let answered = !self.world.fault(&self.dice, Fault::WalletAnswerLost);
+        let no_route = self.world.fault(&self.dice, Fault::WalletNoRoute);
+        let pending = self.world.fault(&self.dice, Fault::WalletPending).then(|| self.dice.between(500, 30_000));
         let fee = Msat::try_from(self.dice.between(0, send.max_fee.as_u64())).unwrap_or(Msat::ZERO);
         let (answer, answers) = oneshot::channel();
         let (world, owner, name) = (self.world.clone(), self.owner, self.name(&hash));
         let key = self.key(&send, hash);
+        *self.world.ledger.books().underway.entry((owner, hash)).or_default() += 1;
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(there)).await;
+            if let Some(sends) = world.ledger.books().underway.get_mut(&(owner, hash)) {
+                *sends -= 1;
+            }
             let arrival = Arrival { owner, key, hash, send, no_route, pending: pending.is_some(), fee };
             let mut standing = arrival.book(&world);
             world.trace.note(format_args!("backend: {name}: {standing:?}"));
@@ -297,12 +319,32 @@ impl Driver for SimWallet {
 }
 
 impl Receive for SimWallet {
-    fn create_invoice(&self, _request: InvoiceRequest) -> BoxFuture<'_, Result<Invoice, WalletError>> {
-        async { Err(WalletError::Unsupported { kind: Kind::Dev, what: "receive in a simulation" }) }.boxed()
+    fn create_invoice(&self, request: InvoiceRequest) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        async move {
+            self.round_trip().await?;
+            let preimage = Hash32::from_bytes(random(&*self.dice));
+            let (now, secs) = (self.world.now(), u64::from(request.expiry_s));
+            let made = self.world.ledger.incoming(self.owner, preimage, request.amount, now, secs);
+            let (bolt11, hash, expires_at) = made.ok_or_else(|| WalletError::Refused("no such invoice".into()))?;
+            Ok(Invoice { bolt11, hash, expires_at, cursor: Cursor(0) })
+        }
+        .boxed()
     }
 
-    fn lookup_invoice(&self, _hash: Hash32) -> BoxFuture<'_, Result<InvoiceState, WalletError>> {
-        async { Ok(InvoiceState::NotFound) }.boxed()
+    fn lookup_invoice(&self, hash: Hash32) -> BoxFuture<'_, Result<InvoiceState, WalletError>> {
+        async move {
+            self.round_trip().await?;
+            let books = self.world.ledger.books();
+            let Some(incoming) = books.incoming.get(&hash).filter(|incoming| incoming.payee == self.owner) else {
+                return Ok(InvoiceState::NotFound);
+            };
+            Ok(match incoming.paid_at {
+                Some(at) => InvoiceState::Settled { amount: incoming.amount, preimage: Some(incoming.preimage), at },
+                None if self.world.now() >= incoming.expires_at => InvoiceState::Canceled,
+                None => InvoiceState::Open,
+            })
+        }
+        .boxed()
     }
 
     fn settlements(&self, _cursor: Cursor) -> BoxStream<'static, Result<Settlement, WalletError>> {

@@ -7,6 +7,7 @@ use nexus_store::tick as ticks;
 use nexus_store::{Batch, Fence, Output, StoreError};
 
 use crate::agents::Agent;
+use crate::counts;
 use crate::process::Process;
 use crate::world::World;
 
@@ -15,6 +16,12 @@ pub async fn write(world: &World, process: &Process, batch: Batch) -> Result<Vec
     let (attempted, fence) = (batch.attempted(), batch.fence());
     let Some(fence) = fence else {
         let answer = world.store.write(batch).await;
+        if answer.is_ok() && attempted == "take the reconciler's term" {
+            let before = world.seen().reconciler.replace(process.name.clone());
+            if before.is_some_and(|before| before != process.name) {
+                world.count(counts::TAKEOVER);
+            }
+        }
         if process.name.starts_with('c') || answer.is_err() {
             world.trace.note(format_args!("{} {attempted}: {}", process.name, verdict(&answer)));
         }

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nexus_bus::LocalBus;
-use nexus_core::{Clock, Hash32, Npub, UnixMs};
+use nexus_core::{Clock, Generation, Hash32, Npub, UnixMs};
 use nexus_store::Store;
+use nexus_worker::Faults;
 use tokio::sync::mpsc;
 
 use crate::agents::Agent;
+use crate::counts::Counts;
 use crate::dice::Dice;
 use crate::ledger::Ledger;
-use crate::plan::Plan;
+use crate::plan::{Fault, Plan};
 use crate::process::{Process, SimClock};
 use crate::shelves::Shelves;
 use crate::trace::Trace;
@@ -34,13 +36,22 @@ pub struct Seen {
     pub acknowledged: BTreeSet<(Npub, String)>,
     /// Ids of signed events that an open tick's journal held at some moment.
     pub journaled: BTreeSet<Hash32>,
-    /// Distinct answers that relays have, by agent and answered note.
+    /// Distinct answers that relays have, by agent and answered note or message.
     pub answers: BTreeMap<(Npub, Hash32), BTreeSet<Hash32>>,
     /// Names for ids, so that a trace does not show them.
     pub names: BTreeMap<Hash32, String>,
-    pub crashes: u32,
-    pub freezes: u32,
+    /// Who placed agents last.
+    pub reconciler: Option<String>,
+    /// Agents last seen away from home, and the generation that each was last seen at.
+    pub away: BTreeSet<Npub>,
+    pub generations: BTreeMap<Npub, Generation>,
+    pub counts: Counts,
+    /// Waits without any time passing, since when.
+    idle: (u64, u32),
 }
+
+/// Waits at one moment after which time has to pass: nothing real takes so many steps in no time.
+const MAX_IDLE: u32 = 20_000;
 
 pub struct World {
     pub plan: Plan,
@@ -54,12 +65,15 @@ pub struct World {
     pub ledger: Ledger,
     pub agents: Vec<Agent>,
     pub accidents: mpsc::UnboundedSender<(String, Accident)>,
+    /// What workers are given: nothing, unless one is broken on purpose.
+    pub faults: Faults,
     /// No faults any more: what is under way comes to its end.
     pub calm: AtomicBool,
     seen: Mutex<Seen>,
 }
 
 impl World {
+    #[expect(clippy::too_many_arguments, reason = "the parts that a world is made of")]
     pub fn new(
         plan: Plan,
         trace: Trace,
@@ -68,6 +82,7 @@ impl World {
         ledger: Ledger,
         agents: Vec<Agent>,
         accidents: mpsc::UnboundedSender<(String, Accident)>,
+        faults: Faults,
     ) -> Arc<Self> {
         Arc::new(Self {
             plan,
@@ -79,6 +94,7 @@ impl World {
             ledger,
             agents,
             accidents,
+            faults,
             calm: AtomicBool::new(false),
             seen: Mutex::default(),
         })
@@ -96,9 +112,26 @@ impl World {
         self.calm.load(Ordering::SeqCst)
     }
 
-    /// Whether a fault of this rate happens now.
-    pub fn fault(&self, dice: &Dice, permille: u64) -> bool {
-        permille > 0 && !self.calm() && dice.chance(permille)
+    /// Whether a fault happens now.
+    pub fn fault(&self, dice: &Dice, fault: Fault) -> bool {
+        let permille = self.plan.rates.permille(fault);
+        let happens = permille > 0 && !self.calm() && dice.chance(permille);
+        if happens {
+            self.count(fault.name());
+        }
+        happens
+    }
+
+    pub fn count(&self, what: &'static str) {
+        self.seen().counts.add(what);
+    }
+
+    /// False when too much happened at this moment.
+    fn may_go_on(&self) -> bool {
+        let now = self.clock.mono().0;
+        let mut seen = self.seen();
+        seen.idle = if seen.idle.0 == now { (now, seen.idle.1 + 1) } else { (now, 0) };
+        seen.idle.1 < MAX_IDLE
     }
 
     /// Ends or freezes a process from inside one of its calls.
@@ -108,6 +141,12 @@ impl World {
             Accident::Freeze(_) => process.freeze(true),
         }
         let _ = self.accidents.send((process.name.clone(), accident));
+    }
+
+    /// The region that a process is in; none for one that is no worker.
+    pub fn region_of(&self, process: &str) -> Option<usize> {
+        let number: usize = process.strip_prefix('w')?.parse().ok()?;
+        Some(number % self.plan.regions)
     }
 
     /// An agent's place among the agents.
@@ -123,6 +162,12 @@ impl World {
 
 /// Gives others their turn, most often for no time at all.
 pub async fn lag(world: &World, dice: &Dice, most_ms: u64) {
+    if !world.may_go_on() {
+        if !world.trace.is_violated() {
+            world.trace.violated("somebody loops without waiting");
+        }
+        return tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     if world.calm() {
         return tokio::task::yield_now().await;
     }

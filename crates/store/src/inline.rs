@@ -21,6 +21,11 @@ impl InlineExecutor {
         Ok(Self { engine: Mutex::new(Engine::open_memory()?) })
     }
 
+    #[cfg(feature = "broken")]
+    pub(crate) fn open_memory_unfenced() -> Result<Self, StoreError> {
+        Ok(Self { engine: Mutex::new(Engine::open_memory()?.unfenced()) })
+    }
+
     /// Each group begins with a rollback of what a panic may have left open, so a poisoned lock is no harm.
     fn engine(&self) -> MutexGuard<'_, Engine> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)

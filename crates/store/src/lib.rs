@@ -99,6 +99,12 @@ impl Store {
         Ok(Self::over(Arc::new(inline::InlineExecutor::open_memory()?)))
     }
 
+    /// [`Store::open_memory`] that lets stale workers write, for a test that has to find out.
+    #[cfg(feature = "broken")]
+    pub fn open_memory_unfenced() -> Result<Self> {
+        Ok(Self { executor: Arc::new(inline::InlineExecutor::open_memory_unfenced()?) })
+    }
+
     /// Connects to PostgreSQL 15 or later, migrates forward (unless told not to), and opens the connections that write.
     /// `Ok` from a write means that the server has it on disk; a lost connection is seen through (see
     /// [`PostgresConfig::outage_ms`]), and a commit whose answer was lost is read back before anyone is told.

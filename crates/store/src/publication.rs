@@ -8,6 +8,8 @@ use crate::{Conflict, Fence, Result, Statement, Store};
 
 /// Most publications of one page.
 pub const MAX_PAGE: u32 = 500;
+/// Longest pause between two attempts. A next attempt further ahead was planned by a clock that was wrong.
+pub const MAX_PAUSE_MS: i64 = 600_000;
 
 macro_rules! publication_columns {
     () => {
@@ -43,14 +45,16 @@ pub struct Publication {
     pub created_at: UnixMs,
 }
 
-/// Publications of this worker's agents that are due.
+/// Publications of this worker's agents that are due, or further ahead than any pause is.
 pub async fn due(store: &Store, fence: Fence, now: UnixMs, limit: u32) -> Result<Vec<Publication>> {
     let sql = concat!(
         publication_columns!(),
         " JOIN agent a ON a.npub = p.npub
-          WHERE p.done = 0 AND p.next_attempt_at <= ?2 AND a.worker_id = ?1 ORDER BY p.next_attempt_at LIMIT ?3"
+          WHERE p.done = 0 AND (p.next_attempt_at <= ?2 OR p.next_attempt_at > ?4) AND a.worker_id = ?1
+          ORDER BY p.next_attempt_at LIMIT ?3"
     );
-    store.rows("find due publications", sql, params![fence.worker, now, limit.min(MAX_PAGE)], publication_row).await
+    let params = params![fence.worker, now, limit.min(MAX_PAGE), now.plus_ms(MAX_PAUSE_MS)];
+    store.rows("find due publications", sql, params, publication_row).await
 }
 
 /// All publications of an agent that no relay has taken.

@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
@@ -44,6 +45,8 @@ pub(crate) struct Engine {
     commit: Commit,
     /// Kinds of batches that get a savepoint, each until a marker: one of them was refused after it had written.
     cautious: HashMap<&'static str, i64>,
+    #[cfg(feature = "broken")]
+    unfenced: bool,
 }
 
 /// The prepared statements of one group. Each text is looked for in the connection's cache once, and here by its
@@ -84,7 +87,20 @@ impl Engine {
         set_up(&connection).map_err(|error| cannot_open(&shown, &error))?;
         migrate::run(&mut connection)?;
         let marker = read_marker(&connection).map_err(|error| cannot_open(&shown, &error))?;
-        Ok(Self { connection, path, marker, commit: commit_once, cautious: HashMap::new() })
+        Ok(Self {
+            connection,
+            path,
+            marker,
+            commit: commit_once,
+            cautious: HashMap::new(),
+            #[cfg(feature = "broken")]
+            unfenced: false,
+        })
+    }
+
+    #[cfg(feature = "broken")]
+    pub(crate) fn unfenced(self) -> Self {
+        Self { unfenced: true, ..self }
     }
 
     #[cfg(test)]
@@ -248,6 +264,9 @@ impl Engine {
                 Ok(output) => {
                     wrote |= statement.writes && output.affected > 0;
                     let refused = refusal(batch, statement, &output);
+                    // Neither the fence's row nor the generation is looked at.
+                    #[cfg(feature = "broken")]
+                    let refused = refused.filter(|error| !(self.unfenced && batch.fence.is_some() && error.is_stale()));
                     outputs.push(output);
                     refused
                 }
@@ -273,6 +292,10 @@ impl Engine {
 
     /// One look for each (worker, incarnation) of a group.
     fn fence_holds(&self, fence: Fence, fences: &mut HashMap<Fence, bool>) -> rusqlite::Result<bool> {
+        #[cfg(feature = "broken")]
+        if self.unfenced {
+            return Ok(true);
+        }
         if let Some(holds) = fences.get(&fence) {
             return Ok(*holds);
         }
@@ -409,6 +432,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     connection.pragma_update(None, "cache_size", -32 * 1024)?;
+    // Without it a statement whose parameters were compared with a partial index is planned anew at each use.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     connection.create_scalar_function(dialect::CHAIN, 2, flags, |context| {
         let mut hasher = sha2::Sha256::new();

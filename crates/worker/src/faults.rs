@@ -22,6 +22,32 @@ pub enum At {
 pub struct Faults {
     #[cfg(feature = "faults")]
     plan: Option<std::sync::Arc<Plan>>,
+    #[cfg(feature = "broken")]
+    broken: Option<Broken>,
+}
+
+/// A defect that a test wants in this worker, to see it found.
+#[cfg(feature = "broken")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// A payment leaves before the journal says so.
+    IntentNotJournaled,
+    /// A payment whose fate is not known is sent again, and the second answer believed.
+    ResentWhenUnknown,
+    /// Another invoice for a job that is paid is paid too.
+    SecondInvoicePaid,
+}
+
+#[cfg(feature = "broken")]
+impl Faults {
+    /// A worker with this defect.
+    pub fn broken(broken: Broken) -> Self {
+        Self { broken: Some(broken), ..Self::default() }
+    }
+
+    pub(crate) fn is_broken(&self, broken: Broken) -> bool {
+        self.broken == Some(broken)
+    }
 }
 
 #[cfg(feature = "faults")]
@@ -49,7 +75,11 @@ impl Faults {
     pub fn from_environment() -> Self {
         #[cfg(feature = "faults")]
         {
-            Self { plan: std::env::var("NEXUS_FAULT").ok().map(|text| std::sync::Arc::new(Plan::parse(&text))) }
+            Self {
+                plan: std::env::var("NEXUS_FAULT").ok().map(|text| std::sync::Arc::new(Plan::parse(&text))),
+                #[cfg(feature = "broken")]
+                broken: None,
+            }
         }
         #[cfg(not(feature = "faults"))]
         Self::default()

@@ -32,6 +32,8 @@ mod wallet;
 
 pub use config::WorkerConfig;
 pub use error::WorkerError;
+#[cfg(feature = "broken")]
+pub use faults::Broken;
 pub use faults::{Faults, WIRE_VERSION};
 pub use host::{Extras, WorkerParts};
 pub use relays::Relays;

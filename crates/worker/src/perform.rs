@@ -334,6 +334,10 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
             let why = "the invoice ran out before it was paid".to_owned();
             return run.append(Record::Abandoned { attempt, why }, sides).await;
         }
+        #[cfg(feature = "broken")]
+        if host.faults.is_broken(crate::faults::Broken::IntentNotJournaled) {
+            drop(send(&run.pen, &*run.wallet, &payment).await);
+        }
         let now = run.pen.now();
         let leave = PaymentMove {
             hash: bill.hash,
@@ -448,11 +452,66 @@ async fn await_result(run: &mut Run<'_>, request: Request, paid_at: UnixMs) -> R
     let timeout = i64::try_from(run.pen.host.config.job_timeout_ms).unwrap_or(i64::MAX);
     let left = paid_at.plus_ms(timeout).0.saturating_sub(run.pen.now().0).max(RESUMED_WAIT_MS);
     let left = u64::try_from(left).unwrap_or(0);
+    #[cfg(feature = "broken")]
+    if run.pen.host.faults.is_broken(crate::faults::Broken::SecondInvoicePaid) {
+        pay_again(run, &request).await?;
+    }
     match listen(run, &request, left, left, true).await? {
         Some(Heard::Answer { content, .. }) => run.append(Record::Answered { attempt, content }, Vec::new()).await,
         None | Some(Heard::Busy | Heard::Bill(_) | Heard::Refused(_)) => {
             let why = "paid, and no result came in time".to_owned();
             run.append(Record::Disputed { attempt, why }, Vec::new()).await
+        }
+    }
+}
+
+/// Pays whatever else is asked for a job within a moment, with all that belongs to a payment.
+#[cfg(feature = "broken")]
+async fn pay_again(run: &Run<'_>, request: &Request) -> Result<(), TurnError> {
+    let interest = Interest {
+        relays: request.relays.clone(),
+        filters: vec![job::await_filter(request.event.id, &request.provider)],
+        auth: vec![run.opened.signer.clone()],
+    };
+    let mut updates = run.pen.host.relays.subscribe(interest);
+    let moment = tokio::time::sleep(Duration::from_secs(2));
+    tokio::pin!(moment);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = run.stop.cancelled() => return Err(TurnError::Interrupted),
+            event = updates.next() => event,
+            () = &mut moment => return Ok(()),
+        };
+        let Some(event) = event else { return Ok(()) };
+        let update = job::receive_update(&event, request.event.id, &request.provider, &*run.opened.signer).await;
+        let Ok(UpdateBody::Feedback(feedback)) = update.map(|update| update.body) else { continue };
+        let Some(bolt11) = feedback.bolt11 else { continue };
+        let Ok(bill) = accept(run, request, &bolt11).await? else { continue };
+        let (pen, windows) = (&run.pen, windows(run.id, run.tick.began_at));
+        if payment::get(&pen.host.store, pen.npub, bill.hash).await?.is_some() {
+            continue;
+        }
+        let mut sides: Vec<Side> = windows
+            .iter()
+            .map(|window| Side::ReserveBudget { window: *window, amount: bill.hold(), limit: Msat::MAX })
+            .collect();
+        sides.push(Side::InsertPayment(NewPayment {
+            hash: bill.hash,
+            step: format!("{}:again", step(run, request.attempt)),
+            purpose: "inference".into(),
+            bolt11: bill.bolt11.clone(),
+            amount: bill.amount,
+            max_fee: bill.max_fee,
+            expires_at: bill.expires_at,
+            windows,
+            payee: Some(request.provider),
+        }));
+        pen.apply(sides).await?;
+        let Some(payment) = payment::get(&pen.host.store, pen.npub, bill.hash).await? else { continue };
+        pen.apply(vec![moved(&payment, PaymentState::Dispatched, pen.now())]).await?;
+        if let Outcome::Settled { fee, .. } = send(pen, &*run.wallet, &payment).await {
+            pen.apply(settle_sides(&payment, PaymentState::Settled, PaymentState::Dispatched, fee, pen.now())).await?;
         }
     }
 }

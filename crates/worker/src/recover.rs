@@ -14,7 +14,7 @@ use crate::ledger::{Pen, settle_sides};
 use crate::wallet::WALLET_TIMEOUT;
 
 /// Between attempts to publish an event that no relay took: 5 s at first, at most 10 minutes.
-const PUBLISH_RETRY_MS: (i64, i64) = (5_000, 600_000);
+const PUBLISH_RETRY_MS: (i64, i64) = (5_000, publication::MAX_PAUSE_MS);
 const MAX_PUBLISH: usize = 64;
 
 /// What a backend said, and where that leaves the payment.
@@ -39,6 +39,13 @@ pub(crate) async fn ask(pen: &Pen<'_>, wallet: &dyn WalletDriver, payment: &Paym
         Ok(outcome) => outcome,
         Err(_) => Outcome::Unknown { why: "no answer in time".into() },
     };
+    #[cfg(feature = "broken")]
+    if pen.host.faults.is_broken(crate::faults::Broken::ResentWhenUnknown) && !matches!(said, Outcome::Settled { .. }) {
+        let again = send(pen, wallet, payment).await;
+        if let Some(state) = conclude(&again, Asker::Dispatcher, payment.expires_at, pen.now()) {
+            return read(state, &again);
+        }
+    }
     let concluded = conclude(&said, asker, payment.expires_at, pen.now());
     if let Some(state) = concluded {
         return read(state, &said);
@@ -146,7 +153,7 @@ pub(crate) async fn publications(pen: &Pen<'_>) -> Result<Option<u64>, TurnError
     for publication in pending.into_iter().take(MAX_PUBLISH) {
         let now = pen.now();
         let wait = publication.next_attempt_at.0 - now.0;
-        if wait > 0 {
+        if waits(wait) {
             next = Some(next.map_or(wait, |known| known.min(wait)));
             continue;
         }
@@ -155,6 +162,12 @@ pub(crate) async fn publications(pen: &Pen<'_>) -> Result<Option<u64>, TurnError
         }
     }
     Ok(next.map(|ms| u64::try_from(ms).unwrap_or(0)))
+}
+
+/// Whether an attempt so many ms ahead is waited for. One further ahead than any pause was planned by a clock that was
+/// wrong, and is made now.
+const fn waits(ahead_ms: i64) -> bool {
+    0 < ahead_ms && ahead_ms <= PUBLISH_RETRY_MS.1
 }
 
 async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>, TurnError> {
@@ -193,4 +206,16 @@ pub(crate) fn words(reports: &[nexus_nostr::Published]) -> Vec<String> {
         Err(error) => format!("{}: {error}", report.relay),
     };
     reports.iter().map(word).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_planned_by_a_clock_that_was_hours_ahead_is_made_now() {
+        assert!(!waits(0) && !waits(-1), "due");
+        assert!(waits(1) && waits(PUBLISH_RETRY_MS.1));
+        assert!(!waits(PUBLISH_RETRY_MS.1 + 1) && !waits(3 * 3_600_000));
+    }
 }

@@ -32,6 +32,19 @@ pub struct DevArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct SimArgs {
+    /// First seed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// How many seeds; ends at the first in which something does not hold
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Seeds run side by side
+    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: u8,
+}
+
+#[derive(Debug, Args)]
 pub struct ProviderArgs {
     /// Relay to sell on; may be repeated
     #[arg(long, value_name = "URL", required = true)]

@@ -18,7 +18,7 @@ pub use bench::{
 };
 pub use host::{
     ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand, ProviderArgs,
-    RelayArgs, ScalerArgs, WorkerArgs,
+    RelayArgs, ScalerArgs, SimArgs, WorkerArgs,
 };
 pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
 
@@ -126,9 +126,8 @@ pub enum Command {
     /// Bring many agents to what a manifest says (not yet)
     #[command(hide = true)]
     Apply(Rest),
-    /// Deterministic simulation (not yet)
-    #[command(hide = true)]
-    Sim(Rest),
+    /// Run control and worker code in a world that a seed decides, and check what must hold
+    Sim(SimArgs),
 }
 
 /// Whatever follows a command that is planned and not there yet.
@@ -212,6 +211,7 @@ mod tests {
             "bench ceiling",
             "bench wake",
             "sim --seed 7",
+            "sim --seed 7 --seeds 100 --threads 2 --json",
             "completions bash",
         ] {
             if let Err(error) = parse(line) {

@@ -7,6 +7,7 @@ pub mod context;
 pub mod fleet;
 pub mod login;
 pub mod pool;
+pub mod sim;
 pub mod token;
 
 use crate::failure::NotYet;
