@@ -9,7 +9,7 @@ const SEEDS: u64 = 1_000;
 
 fn is_found(way: Way, expected: &[&str]) {
     let seeds = Seeds { first: 0, count: SEEDS, threads: 2, stop_at_violation: true };
-    let summary = search(way, seeds).unwrap();
+    let summary = search(way, seeds).unwrap_or_else(|error| panic!("{error}"));
     let Some(report) = summary.violated.first() else { panic!("{way:?} was not found in {SEEDS} seeds") };
     println!("{way:?}: seed {}, {} seeds run: {}", report.seed, summary.seeds, report.violations.join("; "));
     let first = &report.violations[0];
