@@ -102,7 +102,7 @@ impl Store {
     /// [`Store::open_memory`] that lets stale workers write, for a test that has to find out.
     #[cfg(feature = "broken")]
     pub fn open_memory_unfenced() -> Result<Self> {
-        Ok(Self { executor: Arc::new(inline::InlineExecutor::open_memory_unfenced()?) })
+        Ok(Self::over(Arc::new(inline::InlineExecutor::open_memory_unfenced()?)))
     }
 
     /// Connects to PostgreSQL 15 or later, migrates forward (unless told not to), and opens the connections that write.
