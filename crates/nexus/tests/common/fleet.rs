@@ -485,8 +485,18 @@ impl Fleet {
         self.ledgers_agree(what);
     }
 
-    /// What the development network settled is what the store says was settled, and the funding of each agent.
+    /// What the development network settled is what the store says was settled, and the funding of each agent. Both are read
+    /// while heartbeats go on paying, so a payment may be on its way from one to the other; what is wrong stays wrong.
     fn ledgers_agree(&self, what: &str) {
+        let mut wrong = None;
+        let agree = eventually(STUCK_SECS, || {
+            wrong = self.disagreement();
+            wrong.is_none().then_some(())
+        });
+        assert!(agree.is_some(), "{what}: {}", wrong.unwrap_or_default());
+    }
+
+    fn disagreement(&self) -> Option<String> {
         let paid: BTreeSet<String> = self
             .rows("SELECT encode(hash, 'hex') FROM payment WHERE state = 'settled'")
             .into_iter()
@@ -497,11 +507,16 @@ impl Fleet {
             *settled.entry(hash).or_default() += 1;
         }
         let twice: Vec<_> = settled.iter().filter(|(_, times)| **times > 1).collect();
-        assert!(twice.is_empty(), "{what}: settled twice: {twice:?}");
+        if !twice.is_empty() {
+            return Some(format!("settled twice: {twice:?}"));
+        }
         let missing: Vec<_> = paid.iter().filter(|hash| !settled.contains_key(*hash)).collect();
-        assert!(missing.is_empty(), "{what}: only the store says that these were paid: {missing:?}");
+        if !missing.is_empty() {
+            return Some(format!("only the store says that these were paid: {missing:?}"));
+        }
         let unknown = settled.keys().filter(|hash| !paid.contains(*hash)).count();
-        assert_eq!(unknown, self.agents.len(), "{what}: payments beside the funding that the store does not know");
+        let funded = self.agents.len();
+        (unknown != funded).then(|| format!("{unknown} payments that the store does not know, and {funded} fundings"))
     }
 
     /// Hashes of settled payments, as the network's own log has them.
