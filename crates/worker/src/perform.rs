@@ -446,12 +446,18 @@ async fn not_paid(
     Ok(())
 }
 
+/// How long to wait for what was paid for at `paid_at`: never longer than when nothing had come between, also where this
+/// worker's clock is hours behind that of the one that paid.
+fn result_wait(paid_at: UnixMs, now: UnixMs, timeout_ms: i64) -> u64 {
+    let left = paid_at.plus_ms(timeout_ms).0.saturating_sub(now.0).max(RESUMED_WAIT_MS).min(timeout_ms);
+    u64::try_from(left).unwrap_or(0)
+}
+
 /// Waits for what was paid for.
 async fn await_result(run: &mut Run<'_>, request: Request, paid_at: UnixMs) -> Result<(), TurnError> {
     let attempt = request.attempt;
     let timeout = i64::try_from(run.pen.host.config.job_timeout_ms).unwrap_or(i64::MAX);
-    let left = paid_at.plus_ms(timeout).0.saturating_sub(run.pen.now().0).max(RESUMED_WAIT_MS);
-    let left = u64::try_from(left).unwrap_or(0);
+    let left = result_wait(paid_at, run.pen.now(), timeout);
     #[cfg(feature = "broken")]
     if run.pen.host.faults.is_broken(crate::faults::Broken::SecondInvoicePaid) {
         pay_again(run, &request).await?;
@@ -530,4 +536,20 @@ async fn act(run: &mut Run<'_>, index: usize, events: &[SignedEvent], relays: &[
         said.extend(words);
     }
     run.append(acted(index, all, said), side).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_clock_makes_a_result_be_waited_for_longer_than_its_timeout() {
+        let paid_at = UnixMs(50_000_000);
+        let wait = |now: i64| result_wait(paid_at, UnixMs(now), 120_000);
+        assert_eq!(wait(paid_at.0 + 20_000), 100_000);
+        assert_eq!(wait(paid_at.0 + 500_000), u64::try_from(RESUMED_WAIT_MS).unwrap());
+        assert_eq!(wait(paid_at.0 - 9_343_583), 120_000);
+        assert_eq!(wait(i64::MIN), 120_000);
+        assert_eq!(wait(i64::MAX), u64::try_from(RESUMED_WAIT_MS).unwrap());
+    }
 }
