@@ -340,7 +340,7 @@ fn two_releases_side_by_side() {
     fleet.rows(&format!("UPDATE agent SET reader_version = 1 WHERE name = '{agent}'"));
     let refused = eventually(STUCK_SECS, || {
         let said = |worker: &&str| fleet.log(worker).contains("written by a newer worker; given back");
-        old.iter().any(|worker| said(worker)).then_some(())
+        old.iter().any(said).then_some(())
     });
     assert!(refused.is_some(), "no old worker refused it by name: {}", reason(&fleet));
     // In the worker's words at first, in the planner's when that looks again.
