@@ -262,6 +262,7 @@ impl Fleet {
         stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('T')
     }
 
+    /// What the process of that name that was started last said.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.join("log").join(format!("{name}.log"))).unwrap_or_default()
     }
