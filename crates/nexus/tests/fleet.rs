@@ -219,15 +219,15 @@ fn the_active_control_plane_is_killed_and_then_frozen() {
 fn told_to_stop_with_ticks_under_way() {
     let faults = [
         // Its tick ends in time.
-        ("worker-5", "slow-3000:before:await_result#0", 20_000),
+        ("worker-5", "eu", "slow-3000:before:await_result#0", 20_000),
         // Its tick never ends, and neither does the patience of whoever told it to stop.
-        ("worker-6", "before:await_result", 20_000),
+        ("worker-6", "eu", "before:await_result", 20_000),
         // Its tick never ends, and its time does.
-        ("worker-7", "before:await_result", 2_000),
+        ("worker-7", "us", "before:await_result", 2_000),
     ];
     let mut fleet = fleet();
-    for (worker, fault, drain_ms) in faults {
-        fleet.order(&format!("worker {worker} eu NEXUS_FAULT={fault} NEXUS_WORKER_DRAIN_MS={drain_ms}"));
+    for (worker, region, fault, drain_ms) in faults {
+        fleet.order(&format!("worker {worker} {region} NEXUS_FAULT={fault} NEXUS_WORKER_DRAIN_MS={drain_ms}"));
     }
     for (worker, ..) in faults {
         fleet.has_agents(worker);
@@ -453,13 +453,8 @@ fn a_scaler_follows_the_load() {
     fleet.says("scaler", "another is started after a pause", 0);
 
     // The load goes away again; one is drained, and has handed over what it had.
-    let nowhere = fleet.dir.join("nowhere.json");
-    std::fs::write(&nowhere, r#"{"region": null}"#).unwrap();
-    for (agent, back) in [("emil", ["--region", "us"]), ("fay", ["--region", "us"])] {
-        fleet.ok(&["agent", "set", agent, back[0], back[1]]);
-    }
-    for agent in ["gus", "hal"] {
-        fleet.ok(&["agent", "set", agent, "--file", nowhere.to_str().unwrap()]);
+    for agent in ["emil", "fay", "gus", "hal"] {
+        fleet.ok(&["agent", "set", agent, "--region", "us"]);
     }
     are(&fleet, 1);
     // Told to stop, it drains them all and ends in order.

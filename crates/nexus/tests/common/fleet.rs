@@ -38,16 +38,17 @@ const STANDING: [&str; 6] = ["control-1", "control-2", "worker-1", "worker-2", "
 /// Between two messages.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Name, home, failover, and whether it ticks every ten seconds anyway.
-const AGENTS: [(&str, Option<&str>, &str, bool); 8] = [
-    ("ada", Some("eu"), "anywhere", false),
-    ("bob", Some("eu"), "anywhere", true),
-    ("cleo", Some("eu"), "anywhere", false),
-    ("dora", Some("eu"), "never", false),
-    ("emil", Some("us"), "anywhere", false),
-    ("fay", Some("us"), "anywhere", true),
-    ("gus", None, "anywhere", false),
-    ("hal", None, "anywhere", true),
+/// Name, home, failover, and whether it ticks every ten seconds anyway. Four at home in each region, so that each of up to
+/// four workers there comes to have one.
+const AGENTS: [(&str, &str, &str, bool); 8] = [
+    ("ada", "eu", "anywhere", false),
+    ("bob", "eu", "anywhere", true),
+    ("cleo", "eu", "anywhere", false),
+    ("dora", "eu", "never", false),
+    ("emil", "us", "anywhere", false),
+    ("fay", "us", "anywhere", true),
+    ("gus", "us", "anywhere", false),
+    ("hal", "us", "anywhere", true),
 ];
 
 pub struct Fleet {
@@ -160,15 +161,13 @@ impl Fleet {
         std::fs::write(self.dir.join("rates.json"), r#"{"ticks_per_hour": 3600, "sender_rate_per_minute": 600}"#)
             .unwrap();
         let (passphrase, rates) = (self.dir.join("passphrase"), self.dir.join("rates.json"));
-        let create = |(name, home, failover, always): (&str, Option<&str>, &str, bool)| {
+        let create = |(name, home, failover, always): (&str, &str, &str, bool)| {
             let mut args = vec!["agent", "create", name, "--start", "--passphrase-file", passphrase.to_str().unwrap()];
             args.extend(["--goal", "Be there", "--heartbeat", if always { "10s" } else { "1d" }]);
             if always {
                 args.push("--always");
             }
-            if let Some(home) = home {
-                args.extend(["--region", home, "--failover", failover]);
-            }
+            args.extend(["--region", home, "--failover", failover]);
             let npub = find(&self.ok(&args), "npub").unwrap();
             self.ok(&["agent", "set", name, "--file", rates.to_str().unwrap()]);
             self.ok(&["agent", "fund", name, "--sats", "50000"]);
