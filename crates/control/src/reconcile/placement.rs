@@ -124,7 +124,7 @@ impl<'a> Reconciler<'a> {
             self.report(now, 0);
             return Ok(false);
         };
-        let live = self.watch(term, now).await?;
+        let (live, unsure) = self.watch(term, now).await?;
         self.report(now, live.len());
         self.release(term).await?;
         let workers = self.views(live, now).await?;
@@ -143,7 +143,10 @@ impl<'a> Reconciler<'a> {
         let snapshot = Snapshot { workers, agents };
         let made = plan(&snapshot);
         self.carry_out(term, &made.steps).await?;
-        self.note_waiting(term, &snapshot, &made, now).await?;
+        // A worker not yet seen to beat may be what they need: nobody is told that there is none before a lease is over.
+        if !unsure {
+            self.note_waiting(term, &snapshot, &made, now).await?;
+        }
         Ok(more)
     }
 
@@ -208,20 +211,22 @@ impl<'a> Reconciler<'a> {
         Ok(Some(term))
     }
 
-    /// Looks at every worker's beat, and declares dead whose stood still for the lease.
-    async fn watch(&mut self, term: Term, now: MonoMs) -> Result<Vec<Worker>, StoreError> {
+    /// Looks at every worker's beat, and declares dead whose stood still for the lease. Returns those that live, and
+    /// whether there are others of which that is not known yet.
+    async fn watch(&mut self, term: Term, now: MonoMs) -> Result<(Vec<Worker>, bool), StoreError> {
         let mut workers = worker::list(&self.app.store).await?;
         workers.retain(|worker| !worker.dead);
         self.workers.keep(|id| workers.iter().any(|worker| worker.id == *id));
         let mut live = Vec::new();
+        let mut unsure = false;
         for worker in workers {
             match self.workers.observe(worker.id, (worker.incarnation, worker.beat), now) {
                 Sign::Alive => live.push(worker),
-                Sign::Unknown => {}
+                Sign::Unknown => unsure = true,
                 Sign::Dead => self.bury(term, &worker).await?,
             }
         }
-        Ok(live)
+        Ok((live, unsure))
     }
 
     async fn bury(&mut self, term: Term, worker: &Worker) -> Result<(), StoreError> {

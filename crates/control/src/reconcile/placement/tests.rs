@@ -537,6 +537,25 @@ async fn a_worker_that_moved_house_sends_its_agents_home(mut world: World) {
     assert_eq!(world.on(&agents, 3).await, 6);
 }
 
+async fn nobody_hears_that_there_is_no_worker_while_one_is_looked_at(mut world: World) {
+    world.worker(1, "eu", 50).await;
+    let npub = world.agent(1, None, Failover::Anywhere).await;
+    reconciler!(world, app, one);
+    world.step(&mut [&mut one]).await;
+    assert_eq!((world.holder(npub).await, world.reason(npub).await), (None, None));
+    world.step(&mut [&mut one]).await;
+    assert!(world.holder(npub).await.is_some());
+}
+
+async fn a_worker_that_died_before_anyone_saw_it_does_not_hide_that_there_is_none(mut world: World) {
+    world.worker(1, "eu", 50).await;
+    world.kill(1);
+    let npub = world.agent(1, None, Failover::Anywhere).await;
+    reconciler!(world, app, one);
+    world.seconds(8, &mut [&mut one]).await;
+    assert_eq!(world.reason(npub).await.as_deref(), Some("no_worker"));
+}
+
 /// Each test on SQLite and on PostgreSQL.
 macro_rules! suite {
     ($($name:ident),+ $(,)?) => {
@@ -561,4 +580,6 @@ suite!(
     a_new_home_takes_effect_where_the_agent_is,
     a_reconciler_that_just_began_sends_nobody_away,
     a_worker_that_moved_house_sends_its_agents_home,
+    nobody_hears_that_there_is_no_worker_while_one_is_looked_at,
+    a_worker_that_died_before_anyone_saw_it_does_not_hide_that_there_is_none,
 );
