@@ -44,6 +44,8 @@ struct Writer {
 /// Whole ticks in large transactions; then seven single rows, each committed, as one agent's appends would be.
 pub async fn run(config: &PostgresConfig, agents: &[Npub], plan: &Plan) -> anyhow::Result<(Figures, Figures)> {
     let client = postgres::connect(config).await?;
+    // Nothing has counted these tables' rows yet: without this the planner takes them for empty and reads them whole.
+    client.batch_execute("SET enable_seqscan = off").await?;
     let mut statements = Vec::new();
     for sql in [TICK, RECORDS, EVENTS, CLOSE, STATE, FOLD, AGENT] {
         statements.push(client.prepare(sql).await?);
