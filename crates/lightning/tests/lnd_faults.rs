@@ -487,6 +487,28 @@ async fn settlements_survive_cuts_and_doubles() {
     assert_eq!(cursors, (1..=4).map(Cursor).collect::<Vec<_>>());
 }
 
+/// Whoever ends each subscription at once is not asked without a pause.
+#[tokio::test]
+async fn a_subscription_that_ends_at_once_is_not_hurried() {
+    const SUBSCRIBE: &str = "/v1/invoices/subscribe";
+    let world = World::new().await;
+    for _ in 0..1_000 {
+        world.pair.payee.rule(SUBSCRIBE, Course::Plain, Wire::Garbled { body: String::new() });
+    }
+    let mut stream = world.payee.settlements(Cursor(0));
+    let began = world.clock.mono();
+    let quiet = tokio::time::timeout(Duration::from_millis(1_200), stream.next()).await;
+    assert!(quiet.is_err(), "nothing was settled, nor is it an error: {quiet:?}");
+    let asked = world.pair.payee.heard().iter().filter(|it| it.contains(SUBSCRIBE)).count();
+    let pauses = usize::try_from(world.clock.mono().since(began) / 500).unwrap();
+    assert!((1..=pauses + 1).contains(&asked), "asked {asked} times");
+    world.pair.payee.no_rules();
+    let (invoice, send) = world.invoice().await;
+    assert!(matches!(world.payer().dispatch(send).await, Outcome::Settled { .. }));
+    let told = tokio::time::timeout(Duration::from_secs(30), stream.next()).await.unwrap();
+    assert!(matches!(told, Some(Ok(settlement)) if settlement.hash == invoice.hash));
+}
+
 /// Invoices whose making was cut are made again, and are the same.
 #[tokio::test]
 async fn a_cut_invoice_is_made_again() {

@@ -243,8 +243,14 @@ impl Follower {
                 self.after = self.after.max(told.cursor);
                 Ok(Some(told))
             }
-            Next::Silence | Next::End => {
+            Next::Silence => {
                 self.lines = None;
+                Ok(None)
+            }
+            // LND ends no subscription by itself: something between us does, and would again at once.
+            Next::End => {
+                self.lines = None;
+                self.again = true;
                 Ok(None)
             }
             Next::Said(said) => Err(said.into()),
