@@ -76,14 +76,20 @@ pub fn decode_bolt11(text: &str) -> Result<Bolt11, Bolt11Error> {
     Bolt11::decode(text)
 }
 
+/// The invoice alone, without `lightning:` in front of it.
+pub(crate) fn without_scheme(text: &str) -> &str {
+    const SCHEME: &str = "lightning:";
+    let text = text.trim();
+    match text.split_at_checked(SCHEME.len()) {
+        Some((scheme, invoice)) if scheme.eq_ignore_ascii_case(SCHEME) => invoice,
+        _ => text,
+    }
+}
+
 impl Bolt11 {
     /// Reads an invoice of at most [`MAX_BYTES`] bytes. Total: any text gives a value or an error.
     pub fn decode(text: &str) -> Result<Self, Bolt11Error> {
-        let text = text.trim();
-        let text = match text.get(..10) {
-            Some(scheme) if scheme.eq_ignore_ascii_case("lightning:") => &text[10..],
-            _ => text,
-        };
+        let text = without_scheme(text);
         if text.len() > MAX_BYTES {
             return Err(Bolt11Error::TooLong(text.len()));
         }

@@ -458,23 +458,38 @@ pub async fn killed_at_each_arrow(bench: &dyn Bench) {
     }
 }
 
-/// Every test of the suite.
+/// Every test of the suite, for a macro that is called with all of their names.
+#[macro_export]
+macro_rules! each_conformance_test {
+    ($each:ident) => {
+        $each! {
+            settles_once
+            repeats_alike
+            at_once_is_once
+            anothers_success_is_not_mine
+            lost_then_settled
+            lost_then_failed
+            dropped_then_repeated
+            stuck_then_landed
+            slow_then_settled
+            expired_is_refused
+            late_is_refused
+            foreign_is_refused
+            limits_hold
+            self_payment_is_refused
+            invoices_repeat
+            settlements_follow
+            killed_at_each_arrow
+        }
+    };
+}
+
+/// Every test of the suite, one after another.
 pub async fn all(bench: &dyn Bench) {
-    settles_once(bench).await;
-    repeats_alike(bench).await;
-    at_once_is_once(bench).await;
-    anothers_success_is_not_mine(bench).await;
-    lost_then_settled(bench).await;
-    lost_then_failed(bench).await;
-    dropped_then_repeated(bench).await;
-    stuck_then_landed(bench).await;
-    slow_then_settled(bench).await;
-    expired_is_refused(bench).await;
-    late_is_refused(bench).await;
-    foreign_is_refused(bench).await;
-    limits_hold(bench).await;
-    self_payment_is_refused(bench).await;
-    invoices_repeat(bench).await;
-    settlements_follow(bench).await;
-    killed_at_each_arrow(bench).await;
+    macro_rules! in_turn {
+        ($($name:ident)*) => {
+            $($name(bench).await;)*
+        };
+    }
+    each_conformance_test!(in_turn);
 }

@@ -93,25 +93,7 @@ macro_rules! suite {
     };
 }
 
-suite! {
-    settles_once
-    repeats_alike
-    at_once_is_once
-    anothers_success_is_not_mine
-    lost_then_settled
-    lost_then_failed
-    dropped_then_repeated
-    stuck_then_landed
-    slow_then_settled
-    expired_is_refused
-    late_is_refused
-    foreign_is_refused
-    limits_hold
-    self_payment_is_refused
-    invoices_repeat
-    settlements_follow
-    killed_at_each_arrow
-}
+nexus_lightning::each_conformance_test!(suite);
 
 #[tokio::test]
 async fn holds() {

@@ -14,7 +14,7 @@ use super::json::{self, Payment, Reason, Said, Status};
 use super::receive::health;
 use super::secret::PayerMacaroon;
 use super::tag::{RECORD, Tag, Whose};
-use crate::bolt11::Bolt11;
+use crate::bolt11::{Bolt11, without_scheme};
 use crate::checks::{payable, proven, refused};
 use crate::driver::{
     Capabilities, Custody, Dispatch, Driver, Health, Idempotency, Kind, Pay, PayRequest, PreimageProof, Quote, Resolve,
@@ -61,7 +61,8 @@ impl LndPay {
     }
 
     /// What the node knows of a hash. LND answers with the state of now, then with changes.
-    async fn known(&self, connection: Verified, hash: Hash32) -> Result<Known, CallError> {
+    async fn known(&self, hash: Hash32) -> Result<Known, CallError> {
+        let connection = self.client.open().await.map_err(CallError::Unsent)?;
         let path = format!("/v2/router/track/{}", json::base64_url(hash.as_bytes()));
         let patience = self.client.node.patience;
         let asked = self.client.stream(connection, Method::GET, &path, None, None, patience.answer_ms).await;
@@ -84,11 +85,7 @@ impl LndPay {
     }
 
     async fn look(&self, hash: Hash32, payment_id: &str, attempt: u32) -> Outcome {
-        let known = match self.client.open().await {
-            Ok(connection) => self.known(connection, hash).await,
-            Err(error) => Err(CallError::Unsent(error)),
-        };
-        match known {
+        match self.known(hash).await {
             Ok(Known::Nothing(_)) => Outcome::NotFound,
             Ok(Known::Payment(payment, _)) => {
                 match (Tag::new(payment_id, hash, attempt).whose(&payment), payment.status) {
@@ -123,11 +120,7 @@ impl LndPay {
             return self.refuse_late(hash, &send).await;
         }
         let tag = Tag::new(&send.payment_id, hash, send.attempt);
-        let known = match self.client.open().await {
-            Ok(connection) => self.known(connection, hash).await,
-            Err(error) => Err(CallError::Unsent(error)),
-        };
-        let connection = match known {
+        let connection = match self.known(hash).await {
             Ok(Known::Nothing(connection)) => connection,
             Ok(Known::Payment(payment, lines)) => match (tag.whose(&payment), payment.status) {
                 (Whose::Ours(attempt), _) if attempt >= send.attempt => {
@@ -163,7 +156,8 @@ impl LndPay {
     async fn pay(&self, connection: Verified, send: &Dispatch, invoice: &Bolt11, tag: Tag) -> Outcome {
         let left_s = (invoice.expires_at.0 - self.client.clock.now().0) / 1_000;
         let mut ask = json!({
-            "payment_request": lightning_uri_stripped(&send.bolt11),
+            // LND's decoder knows no scheme in front.
+            "payment_request": without_scheme(&send.bolt11),
             "fee_limit_msat": send.max_fee.as_u64().to_string(),
             "timeout_seconds": left_s.clamp(1, MAX_TRYING_S),
             "max_parts": MAX_PARTS,
@@ -228,15 +222,6 @@ impl LndPay {
                 Next::Broken(error) => return unknown(CallError::Lost(error)),
             };
         }
-    }
-}
-
-/// LND's decoder knows no scheme in front.
-fn lightning_uri_stripped(bolt11: &str) -> &str {
-    let bolt11 = bolt11.trim();
-    match bolt11.get(..10) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("lightning:") => &bolt11[10..],
-        _ => bolt11,
     }
 }
 
