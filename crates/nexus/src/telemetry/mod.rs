@@ -25,8 +25,9 @@ use crate::dev::keys;
 const BATCH: usize = 256;
 /// How long a trace waits for others to be sent with.
 const LINGER: Duration = Duration::from_millis(500);
-/// What is left when the process stops has this long.
+/// Once the process stops, a collector that takes longer is not asked again: what is left is given up.
 const LAST: Duration = Duration::from_secs(2);
+const STOPS: &str = "this process stops";
 /// Headers for the collector at most.
 const MAX_HEADERS: usize = 16;
 
@@ -148,7 +149,7 @@ fn headers(config: &TelemetryConfig) -> anyhow::Result<HeaderMap> {
 impl Exporter {
     /// Sends what comes until the worker has gone.
     pub async fn run(mut self) {
-        let (mut waiting, mut failing) = (Vec::with_capacity(BATCH), false);
+        let (mut waiting, mut failing, mut hopeless) = (Vec::with_capacity(BATCH), false, false);
         while self.queue.recv_many(&mut waiting, BATCH).await > 0 {
             tokio::select! {
                 biased;
@@ -160,7 +161,8 @@ impl Exporter {
             {
                 waiting.push(more);
             }
-            let sent = self.send(&waiting).await;
+            let sent = if hopeless { Err(STOPS.to_owned()) } else { self.send(&waiting).await };
+            hopeless = sent.is_err() && self.stop.is_cancelled();
             let fate = if sent.is_ok() { "sent" } else { "failed" };
             self.fates.get_or_create(&Fate { fate }).inc_by(u64::try_from(waiting.len()).unwrap_or(u64::MAX));
             match sent {
@@ -191,7 +193,7 @@ impl Exporter {
         tokio::select! {
             sent = post => sent,
             () = tokio::time::sleep(self.timeout) => Err("no answer in time".to_owned()),
-            () = over => Err("this process stops".to_owned()),
+            () = over => Err(STOPS.to_owned()),
         }
     }
 }
@@ -254,6 +256,26 @@ mod tests {
         }
         assert_eq!(queue.fates.get_or_create(&Fate { fate: "dropped" }).get(), 3);
         drop(receive);
+    }
+
+    /// It takes connections and never answers.
+    #[tokio::test]
+    async fn a_collector_that_hangs_keeps_no_process_from_stopping() {
+        let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", collector.local_addr().unwrap()).parse().unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = TelemetryConfig { otlp_endpoint: Some(endpoint), ..TelemetryConfig::default() };
+        let (stop, mut registry) = (CancellationToken::new(), Registry::default());
+        let entropy = Arc::new(crate::ambient::SystemEntropy);
+        let (traces, exporter) = open(&config, Vec::new(), &mut registry, entropy, stop.clone()).unwrap().unwrap();
+        let fates = exporter.fates.clone();
+        (0..8 * BATCH).for_each(|_| traces.tick(trace()));
+        stop.cancel();
+        drop(traces);
+        // Eight batches, and time for one.
+        let ended = tokio::time::timeout(LAST * 4, exporter.run()).await;
+        assert!(ended.is_ok(), "{} given up by now", fates.get_or_create(&Fate { fate: "failed" }).get());
+        assert_eq!(fates.get_or_create(&Fate { fate: "failed" }).get(), 8 * BATCH as u64);
     }
 
     #[test]
