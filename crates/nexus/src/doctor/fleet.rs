@@ -63,6 +63,7 @@ fn keys(config: &Config, clock: &dyn Clock) -> Vec<Finding> {
             findings.push(private(check, path, whose));
         }
     }
+    findings.extend(readable(config));
     if config.pool.identity_file.is_some() && config.operator.key_file.is_some() {
         findings.push(Finding::warn(
             "keys apart",
@@ -83,6 +84,28 @@ fn private(check: &'static str, path: &Path, whose: &str) -> Finding {
         (true, true) => Finding::fail(check, format!("{shown} can be read by others"), format!("chmod 600 {shown}")),
         (true, false) => Finding::ok(check, format!("{shown}, for its owner alone")),
     }
+}
+
+/// Secrets for other people's servers. Roles take them as they are, since they are often mounted for a group.
+fn readable(config: &Config) -> Vec<Finding> {
+    let (postgres, nats) = (&config.database.postgres, &config.bus.nats);
+    [
+        ("database password", &postgres.password_file),
+        ("bus password", &nats.password_file),
+        ("bus token", &nats.token_file),
+        ("bus credentials", &nats.credentials_file),
+        ("bus TLS key", &nats.tls_key_file),
+        ("bucket credentials", &config.objects.s3.credentials_file),
+        ("scaler token", &config.scaler.token_file),
+    ]
+    .into_iter()
+    .filter_map(|(check, path)| Some((check, path.as_ref()?)))
+    .filter(|(_, path)| file::readable_by_others(path))
+    .map(|(check, path)| {
+        let shown = path.display();
+        Finding::warn(check, format!("{shown} can be read by others"), format!("chmod 600 {shown}, if roles own it"))
+    })
+    .collect()
 }
 
 fn documents(path: &Path, clock: &dyn Clock) -> Finding {
@@ -339,5 +362,30 @@ async fn ask(origin: &str, path: &str) -> Result<serde_json::Value, String> {
     match timeout(ROLE_TIMEOUT, api.probe(Call::new(Method::GET, path))).await {
         Ok(answer) => answer.map(|answer| answer.body).map_err(first_line),
         Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn a_password_that_others_may_read_is_worth_a_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        std::fs::write(&path, "hunter2\n").unwrap();
+        let mut config = Config::default();
+        config.database.postgres.password_file = Some(path.clone());
+        let look = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            readable(&config)
+        };
+        assert!(look(0o600).is_empty());
+        let found = look(0o640);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].verdict == Verdict::Warn && !found[0].detail.contains("hunter2"), "{:?}", found[0]);
     }
 }
