@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ControlConfig, Operators, Rate, Registration, Retention};
-pub use metrics::Metrics;
+pub use metrics::{Links, Metrics};
 pub use problem::{Code, Problem};
 
 /// Name under which a worker stores the installation's runner key (hex or npub) with `store::installation::put_first`.

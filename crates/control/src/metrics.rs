@@ -1,5 +1,7 @@
 //! What an operator's Prometheus reads. Labels are routes, methods and codes of our own: never a key or a name.
 
+mod links;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use links::Links;
 
 /// One kind of request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +50,7 @@ pub struct MonthLabel {
 /// The control plane's own figures, and a registry that other roles of the process may add theirs to.
 pub struct Metrics {
     registry: Registry,
+    pub links: Links,
     pub requests: Family<RequestLabels, Counter>,
     pub request_seconds: Histogram,
     pub refused: Family<NameLabel, Counter>,
@@ -71,14 +76,6 @@ pub struct Metrics {
     pub beat_age_seconds: Gauge<f64, AtomicU64>,
     pub availability: Family<MonthLabel, Gauge<f64, AtomicU64>>,
     pub below_promise: Gauge,
-    pub store_up: Gauge,
-    pub store_seconds: Gauge<f64, AtomicU64>,
-    pub bus_connected: Gauge,
-    pub bus_connects: Gauge,
-    pub bus_published: Gauge,
-    pub bus_dropped: Gauge,
-    pub bus_received: Gauge,
-    pub bus_ignored: Gauge,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -88,6 +85,7 @@ impl Metrics {
         let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
         let mut made = Self {
             registry: Registry::default(),
+            links: Links::new(&mut registry),
             requests: Family::default(),
             request_seconds: Histogram::new(buckets),
             refused: Family::default(),
@@ -113,14 +111,6 @@ impl Metrics {
             beat_age_seconds: Gauge::default(),
             availability: Family::default(),
             below_promise: Gauge::default(),
-            store_up: Gauge::default(),
-            store_seconds: Gauge::default(),
-            bus_connected: Gauge::default(),
-            bus_connects: Gauge::default(),
-            bus_published: Gauge::default(),
-            bus_dropped: Gauge::default(),
-            bus_received: Gauge::default(),
-            bus_ignored: Gauge::default(),
             uptime_seconds: Gauge::default(),
         };
         registry.register("nexus_http_requests", "Requests answered", made.requests.clone());
@@ -169,26 +159,6 @@ impl Metrics {
         let promise = "Due ticks that started within a minute, as a share of all";
         registry.register("nexus_availability_ratio", promise, self.availability.clone());
         registry.register("nexus_agents_below_promise", "Agents under 99.9 % this month", self.below_promise.clone());
-        registry.register("nexus_store_up", "1 while the database answers", self.store_up.clone());
-        registry.register("nexus_store_seconds", "How long it took to answer", self.store_seconds.clone());
-        registry.register("nexus_bus_connected", "1 while wakes go out and come in", self.bus_connected.clone());
-        registry.register("nexus_bus_connects", "Connections made to the bus", self.bus_connects.clone());
-        registry.register("nexus_bus_published", "Wakes sent", self.bus_published.clone());
-        registry.register("nexus_bus_dropped", "Wakes given up before they left", self.bus_dropped.clone());
-        registry.register("nexus_bus_received", "Wakes that came in", self.bus_received.clone());
-        let ignored = "Messages that were no wake of this version";
-        registry.register("nexus_bus_ignored", ignored, self.bus_ignored.clone());
-    }
-
-    /// Notes how the bus is.
-    pub fn bus(&self, health: &nexus_bus::BusHealth) {
-        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        self.bus_connected.set(i64::from(health.connected));
-        self.bus_connects.set(count(health.connects));
-        self.bus_published.set(count(health.published));
-        self.bus_dropped.set(count(health.dropped));
-        self.bus_received.set(count(health.received));
-        self.bus_ignored.set(count(health.ignored));
     }
 
     /// The OpenMetrics text.

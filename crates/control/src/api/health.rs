@@ -1,7 +1,5 @@
 //! For load balancers and Prometheus.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -13,9 +11,6 @@ use super::Answer;
 use crate::app::Shared;
 use crate::gate::PeerAddress;
 use crate::problem::Problem;
-
-/// A database that takes longer to answer is not there.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether one part is ready.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,8 +44,7 @@ pub async fn alive() -> Json<serde_json::Value> {
     )
 )]
 pub async fn ready(State(app): State<Shared>) -> Response {
-    let asked = tokio::time::timeout(STORE_TIMEOUT, nexus_store::fleet::ping(&app.store)).await;
-    let store = matches!(asked, Ok(Ok(())));
+    let store = app.metrics.links.store_answers(&app.store, &*app.clock).await;
     let stopping = app.stop.is_cancelled();
     let checks = vec![
         check("store", store, "the database does not answer"),
@@ -83,19 +77,11 @@ pub async fn metrics(
     }
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of uptime stay below 2^52")]
     app.metrics.uptime_seconds.set(app.clock.mono().since(app.started) as f64 / 1_000.0);
-    app.metrics.bus(&app.bus.health());
-    measure_store(&app).await;
+    app.metrics.links.bus(&app.bus.health());
+    app.metrics.links.store_answers(&app.store, &*app.clock).await;
     let text = app.metrics.render().map_err(|error| Problem::internal("metrics", &error))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
-}
-
-async fn measure_store(app: &Shared) {
-    let asked = app.clock.mono();
-    let answered = tokio::time::timeout(STORE_TIMEOUT, nexus_store::fleet::ping(&app.store)).await;
-    app.metrics.store_up.set(i64::from(matches!(answered, Ok(Ok(())))));
-    #[expect(clippy::cast_precision_loss, reason = "at most the timeout")]
-    app.metrics.store_seconds.set(app.clock.mono().since(asked) as f64 / 1_000.0);
 }
 
 fn has_metrics_token(app: &Shared, headers: &HeaderMap) -> bool {

@@ -5,8 +5,7 @@ use futures::future::BoxFuture;
 use nexus_core::UnixMs;
 use nexus_store::relay_event::Walk;
 use nexus_store::{
-    StoreError, audit, blob, event, idempotency, inbox, placement, publication, relay_event, replay, tick,
-    wallet_request, worker,
+    StoreError, audit, blob, event, idempotency, inbox, publication, relay_event, replay, tick, wallet_request, worker,
 };
 
 use super::pause;
@@ -39,8 +38,6 @@ pub async fn run(app: &Shared) {
 pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
     let (store, now, kept) = (&app.store, app.now(), &app.config.retention);
     let before = |days: u32| now.plus_ms(-i64::from(days) * DAY_MS);
-    let placed = placement::loads(store).await?.iter().map(|(_, load)| i64::from(*load)).sum();
-    app.metrics.agents_placed.set(placed);
     worker::purge(store, now.plus_ms(-DAY_MS)).await?;
     in_pieces(|| replay::purge(store, now, BATCH).boxed()).await?;
     in_pieces(|| idempotency::purge(store, now, BATCH).boxed()).await?;
@@ -122,7 +119,7 @@ mod tests {
     use nexus_store::event::{Chain, NewEvent};
     use nexus_store::tick::NewState;
     use nexus_store::worker::NewWorker;
-    use nexus_store::{Objects, Store};
+    use nexus_store::{Objects, Store, placement};
     use nexus_testkit::ManualClock;
 
     use super::*;

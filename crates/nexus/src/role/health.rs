@@ -1,9 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` of a role that has no API of its own.
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -11,20 +9,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use nexus_bus::SharedBus;
+use nexus_control::Links;
 use nexus_core::Clock;
-use nexus_store::{Store, fleet};
+use nexus_store::Store;
 use nexus_worker::Vitals;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
-
-/// A database that takes longer to answer is not there.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is looked at.
 pub struct Health {
@@ -35,40 +30,13 @@ pub struct Health {
     /// Of the worker, where the role is one.
     vitals: Option<Arc<Vitals>>,
     registry: Mutex<Registry>,
-    gauges: Gauges,
-}
-
-#[derive(Default)]
-struct Gauges {
-    store_up: Gauge,
-    store_seconds: Gauge<f64, AtomicU64>,
-    bus_connected: Gauge,
-    bus_connects: Gauge,
-    bus_published: Gauge,
-    bus_dropped: Gauge,
-    bus_received: Gauge,
-    bus_ignored: Gauge,
-}
-
-impl Gauges {
-    fn new(registry: &mut Registry) -> Self {
-        let made = Self::default();
-        registry.register("nexus_store_up", "1 while the database answers", made.store_up.clone());
-        registry.register("nexus_store_seconds", "How long it took to answer", made.store_seconds.clone());
-        registry.register("nexus_bus_connected", "1 while wakes go out and come in", made.bus_connected.clone());
-        registry.register("nexus_bus_connects", "Connections made to the bus", made.bus_connects.clone());
-        registry.register("nexus_bus_published", "Wakes sent", made.bus_published.clone());
-        registry.register("nexus_bus_dropped", "Wakes given up before they left", made.bus_dropped.clone());
-        registry.register("nexus_bus_received", "Wakes that came in", made.bus_received.clone());
-        registry.register("nexus_bus_ignored", "Messages that were no wake of this version", made.bus_ignored.clone());
-        made
-    }
+    links: Links,
 }
 
 impl Health {
     /// Of this role; `registry` holds its own figures.
     pub fn new(base: &Base, mut registry: Registry, vitals: Option<Arc<Vitals>>) -> Arc<Self> {
-        let gauges = Gauges::new(&mut registry);
+        let links = Links::new(&mut registry);
         Arc::new(Self {
             store: base.store.clone(),
             bus: base.bus.clone(),
@@ -76,29 +44,12 @@ impl Health {
             stop: base.stop.clone(),
             vitals,
             registry: Mutex::new(registry),
-            gauges,
+            links,
         })
     }
 
     async fn store_answers(&self) -> bool {
-        let asked = self.clock.mono();
-        let answered = tokio::time::timeout(STORE_TIMEOUT, fleet::ping(&self.store)).await;
-        #[expect(clippy::cast_precision_loss, reason = "at most the timeout")]
-        self.gauges.store_seconds.set(self.clock.mono().since(asked) as f64 / 1_000.0);
-        let up = matches!(answered, Ok(Ok(())));
-        self.gauges.store_up.set(i64::from(up));
-        up
-    }
-
-    fn measure_bus(&self) {
-        let (health, gauges) = (self.bus.health(), &self.gauges);
-        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        gauges.bus_connected.set(i64::from(health.connected));
-        gauges.bus_connects.set(count(health.connects));
-        gauges.bus_published.set(count(health.published));
-        gauges.bus_dropped.set(count(health.dropped));
-        gauges.bus_received.set(count(health.received));
-        gauges.bus_ignored.set(count(health.ignored));
+        self.links.store_answers(&self.store, &*self.clock).await
     }
 }
 
@@ -142,7 +93,7 @@ fn check(name: &str, problem: Option<&str>) -> Value {
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
     health.store_answers().await;
-    health.measure_bus();
+    health.links.bus(&health.bus.health());
     if let Some(vitals) = &health.vitals {
         vitals.refresh(health.clock.mono());
     }
