@@ -8,8 +8,10 @@
 #![expect(clippy::disallowed_methods, reason = "these tests wait for real processes, by the real clock")]
 
 mod common;
-#[path = "common/fleet.rs"]
+#[path = "common/fleet/mod.rs"]
 mod fleet;
+#[path = "common/web.rs"]
+mod web;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -10,4 +10,5 @@ mod doctor;
 mod metrics;
 mod roles;
 mod traces;
+#[path = "../common/web.rs"]
 mod web;
