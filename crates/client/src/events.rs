@@ -1,5 +1,6 @@
 //! Following an agent's events over a WebSocket, across lost connections and without gaps.
 
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -113,7 +114,7 @@ async fn listen(
         // After a reconnect the host may repeat; it must not skip.
         match *last {
             Some(last) if seq <= last => continue,
-            Some(last) if seq > last + 1 => {
+            Some(last) if seq - last > 1 => {
                 return Ended::Lost(format!("events {} to {} are missing", last + 1, seq - 1));
             }
             _ => *last = Some(seq),
@@ -171,47 +172,41 @@ fn jitter(ms: u64, entropy: &dyn Entropy) -> u64 {
 #[derive(Debug)]
 pub struct Chain {
     npub: Npub,
-    head: Option<Hash32>,
-    /// The number of the first event that is kept, and of the last that was checked.
-    first: Option<i64>,
+    /// Of the last event: its hash and its number.
+    head: Hash32,
     last: i64,
+    checked: u64,
 }
 
 impl Chain {
-    pub fn new(npub: Npub) -> Self {
-        Self { npub, head: None, first: None, last: 0 }
-    }
-
     /// From the end of what the host says it has pruned: the event that follows must be there, and follow.
     pub fn after(npub: Npub, seq: i64, head: Hash32) -> Self {
         // Where nothing was pruned, the beginning is known.
         let head = if seq == 0 { genesis(&npub) } else { head };
-        Self { npub, head: Some(head), first: None, last: seq }
+        Self { npub, head, last: seq, checked: 0 }
     }
 
     /// Whether the events go on to where the host says that they end.
     pub fn reaches(&self, seq: i64, head: Hash32) -> Result<(), String> {
-        match (self.last.cmp(&seq), self.head) {
-            (std::cmp::Ordering::Less, _) => Err(format!("events {} to {seq} are missing", self.last + 1)),
-            (std::cmp::Ordering::Equal, Some(last)) if last != head => Err("the last event is not the head".to_owned()),
+        match self.last.cmp(&seq) {
+            Ordering::Less => Err(format!("events {} to {seq} are missing", self.last + 1)),
+            Ordering::Equal if self.head != head => Err("the last event is not the head".to_owned()),
             // More came since the end was asked for.
-            _ => Ok(()),
+            Ordering::Equal | Ordering::Greater => Ok(()),
         }
     }
 
     /// How many events were found in order.
-    pub fn checked(&self) -> i64 {
-        self.first.map_or(0, |first| self.last - first + 1)
+    pub const fn checked(&self) -> u64 {
+        self.checked
     }
 
-    /// The hash of the last event that was checked.
-    pub fn head(&self) -> Option<Hash32> {
+    /// The hash of the last event.
+    pub const fn head(&self) -> Hash32 {
         self.head
     }
 
     /// Takes the next event, as the API gives it. `Err` names the first that does not fit.
-    ///
-    /// Where earlier events were pruned, the first that is kept is taken as it is.
     pub fn take(&mut self, event: &Value) -> Result<(), String> {
         let parsed: AgentEvent =
             serde_json::from_value(event.clone()).map_err(|error| format!("unreadable: {error}"))?;
@@ -221,24 +216,17 @@ impl Chain {
         if parsed.npub != self.npub {
             return Err(format!("event {seq} is of another agent"));
         }
-        if (self.first.is_some() || self.head.is_some()) && seq != self.last + 1 {
+        if seq != self.last.saturating_add(1) {
             return Err(format!("event {seq} follows {}: some are missing", self.last));
         }
-        let before = match self.head {
-            Some(head) => Some(head),
-            None if seq == 1 => Some(genesis(&self.npub)),
-            None => None,
-        };
         let sealed = event["sealed"].as_str().map(|text| STANDARD.decode(text)).transpose();
         let sealed = sealed.map_err(|_| format!("event {seq}: its sealed part is not base64"))?;
-        if let Some(before) = before {
-            let digest = digest(&parsed, sealed.as_deref().unwrap_or_default())?;
-            if Hash32::sha256(&[*before.as_bytes(), *digest.as_bytes()].concat()) != said {
-                return Err(format!("event {seq} was changed, or something before it"));
-            }
+        let digest = digest(&parsed, sealed.as_deref().unwrap_or_default())?;
+        if Hash32::sha256(&[*self.head.as_bytes(), *digest.as_bytes()].concat()) != said {
+            return Err(format!("event {seq} was changed, or something before it"));
         }
-        self.first.get_or_insert(seq);
-        (self.last, self.head) = (seq, Some(said));
+        (self.last, self.head) = (seq, said);
+        self.checked += 1;
         Ok(())
     }
 }
@@ -281,24 +269,23 @@ mod tests {
     fn an_honest_chain_holds_and_any_change_breaks_it() {
         let npub = Npub::from_bytes([5; 32]);
         let events = chained(npub, 6);
-        let run = |events: &[Value]| {
-            let mut chain = Chain::new(npub);
-            events.iter().try_for_each(|event| chain.take(event)).map(|()| chain.checked())
-        };
-        assert_eq!(run(&events), Ok(6));
-        // Pruned at the front: what is kept still follows.
-        assert_eq!(run(&events[2..]), Ok(4));
         let head = |seq: usize| events[seq - 1]["hash"].as_str().unwrap().parse::<Hash32>().unwrap();
         let after = |seq, head, events: &[Value]| {
             let mut chain = Chain::after(npub, seq, head);
             events.iter().try_for_each(|event| chain.take(event)).map(|()| chain)
         };
+        // Nothing was pruned, whatever hash is said to be before it.
+        let run = |events: &[Value]| after(0, Hash32::ZERO, events).map(|chain| chain.checked());
+        assert_eq!(run(&events), Ok(6));
+        assert!(run(&events[2..]).unwrap_err().contains("missing"));
+        // Pruned at the front: what is kept still follows.
         let chain = after(2, head(2), &events[2..]).unwrap();
         assert_eq!((chain.checked(), chain.reaches(6, head(6)), chain.reaches(5, head(5))), (4, Ok(()), Ok(())));
         assert!(chain.reaches(7, head(6)).unwrap_err().contains("7"));
         assert!(chain.reaches(6, head(5)).is_err());
         assert!(after(2, head(1), &events[2..]).unwrap_err().contains("event 3"), "another pruned head");
         assert!(after(1, head(1), &events[2..]).unwrap_err().contains("missing"));
+        assert!(after(i64::MAX, head(1), &events).unwrap_err().contains("missing"));
         let mut missing = events.clone();
         missing.remove(3);
         assert!(run(&missing).unwrap_err().contains("missing"));

@@ -139,7 +139,7 @@ async fn walk(session: &Session, npub: &Npub, ends: &Ends) -> Result<Chain, Erro
 }
 
 fn verified(session: &Session, chain: &Chain) -> anyhow::Result<()> {
-    let head = chain.head().map(|head| head.to_string());
+    let head = chain.head().to_string();
     session.output.either(&json!({ "verified": true, "events": chain.checked(), "head": head }), || {
         format!("{} events follow from each other without a gap.", chain.checked())
     });
