@@ -8,8 +8,6 @@ use crate::id::{Hash32, Npub};
 use crate::money::Msat;
 use crate::time::UnixMs;
 
-/// Version of the document below, beside each ciphertext.
-pub const STATE_FORMAT: u32 = 1;
 /// Largest encoded state, in bytes.
 pub const MAX_STATE: usize = 256 * 1024;
 /// Memory is bounded to this many entries and bytes; the oldest go first.

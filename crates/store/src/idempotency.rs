@@ -5,9 +5,6 @@ use nexus_core::{AccountId, Hash32, UnixMs};
 use crate::batch::params;
 use crate::{Result, Statement, Store, Verdict};
 
-/// Hours that an answer is kept.
-pub const KEEP_HOURS: i64 = 24;
-
 /// A finished call: stored in the same batch as what it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {

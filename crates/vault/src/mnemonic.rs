@@ -102,7 +102,7 @@ impl Mnemonic {
 
     /// The public half of [`Self::signer`]'s key.
     pub fn npub(&self) -> Result<Npub, VaultError> {
-        let public = Root::of(self)?.public_hex("m/44'/1237'/0'/0/0")?;
+        let public = Root::of(self)?.public_hex(NOSTR_PATH)?;
         // Compressed, with its sign in front: Nostr leaves that out.
         public.get(2..).and_then(|hex| hex.parse().ok()).ok_or(VaultError::Derivation)
     }

@@ -152,7 +152,7 @@ pub(crate) async fn publications(pen: &Pen<'_>) -> Result<Option<u64>, TurnError
     let mut next: Option<i64> = None;
     for publication in pending.into_iter().take(MAX_PUBLISH) {
         let now = pen.now();
-        let wait = publication.next_attempt_at.0 - now.0;
+        let wait = publication.next_attempt_at.0.saturating_sub(now.0);
         if waits(wait) {
             next = Some(next.map_or(wait, |known| known.min(wait)));
             continue;

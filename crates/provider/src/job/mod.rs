@@ -98,11 +98,6 @@ impl Stage {
         matches!(self, Self::Invoiced { .. })
     }
 
-    /// Whether its work is still to be done.
-    pub const fn awaits_work(&self) -> bool {
-        matches!(self, Self::Accepted | Self::Paid { .. })
-    }
-
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
