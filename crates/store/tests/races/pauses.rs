@@ -180,17 +180,25 @@ fn reserve(amount: u64) -> Side {
     Side::ReserveBudget { window: Window::Day(1), amount: Msat::new(amount), limit: Msat::new(300) }
 }
 
+type Applied = JoinHandle<Result<(), StoreError>>;
+
+/// Two reservations, and room for one: the first stands right before its commit, the other waits for it.
+async fn rivals(world: &Arc<World>, second: &Second) -> (Applied, Applied) {
+    let rival = |store: Store| {
+        let world = world.clone();
+        async move { apply(store, &world, vec![reserve(200)]).await }
+    };
+    let held = second.hold(rival(second.store.clone())).await;
+    let other = tokio::spawn(rival(world.store.clone()));
+    waits(world, &other).await;
+    (held, other)
+}
+
 #[tokio::test]
 async fn of_two_reservations_one_gets_the_rest() {
     let world = Arc::new(world().await);
     let second = Second::of(&world).await;
-    let first = |store: Store| {
-        let world = world.clone();
-        async move { apply(store, &world, vec![reserve(200)]).await }
-    };
-    let held = second.hold(first(second.store.clone())).await;
-    let other = tokio::spawn(first(world.store.clone()));
-    waits(&world, &other).await;
+    let (held, other) = rivals(&world, &second).await;
     second.release();
     held.await.unwrap().unwrap();
     let refused = other.await.unwrap().unwrap_err();
@@ -204,13 +212,7 @@ async fn of_two_reservations_one_gets_the_rest() {
 async fn a_reservation_that_was_cut_off_leaves_the_room() {
     let world = Arc::new(world().await);
     let second = Second::of(&world).await;
-    let first = |store: Store| {
-        let world = world.clone();
-        async move { apply(store, &world, vec![reserve(200)]).await }
-    };
-    let held = second.hold(first(second.store.clone())).await;
-    let other = tokio::spawn(first(world.store.clone()));
-    waits(&world, &other).await;
+    let (held, other) = rivals(&world, &second).await;
     second.proxy.set(Rule::Cut);
     other.await.unwrap().unwrap();
     second.release();
