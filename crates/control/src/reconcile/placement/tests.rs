@@ -416,7 +416,7 @@ async fn another_takes_over_in_the_middle_of_a_plan(mut world: World) {
     // The first one plans, carries some of it out, and freezes.
     let now = first.clock.mono();
     let term = one.term(now).await.unwrap().unwrap();
-    let live = one.watch(term, now).await.unwrap();
+    let (live, _) = one.watch(term, now).await.unwrap();
     let workers = one.views(live, now).await.unwrap();
     let waiting = rows::unplaced_after(&world.store, world.now(), None, BATCH).await.unwrap();
     let made = plan(&Snapshot { workers, agents: waiting });
