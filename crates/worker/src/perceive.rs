@@ -1,13 +1,18 @@
 //! What the model is told: the agent's own words, and the words of others, kept apart.
 
 use nexus_core::policy::Policy;
-use nexus_core::prompt::{Prompt, PromptGoal, PromptMessage};
+use nexus_core::prompt::{MAX_PROMPT, Prompt, PromptGoal, PromptMessage};
 use nexus_core::state::AgentState;
 use nexus_core::trigger::{Stimulus, Trigger};
 use nexus_core::{Msat, Npub, UnixMs};
 
-/// Messages that one tick takes; the rest wait for the next.
-pub const MAX_STIMULI: usize = 16;
+/// Messages that one tick takes. An answer holds 16 actions at most, and is refused whole above that: each message
+/// can have its reply, and six actions are left for memory, goals and posts.
+pub const MAX_STIMULI: usize = 10;
+/// Messages, goals and persona of a tick, in bytes, beside the instructions and the rest of a prompt.
+const MAX_SHOWN: usize = MAX_PROMPT - 4 * 1024;
+/// What stands in a prompt beside a message's text: its label, kind, sender and their names.
+const SAID_BESIDE: usize = 192;
 /// Longest message shown, in bytes.
 const MAX_MESSAGE: usize = 4 * 1024;
 
@@ -24,6 +29,40 @@ pub struct Thinker<'a> {
 /// The label under which a message stands in the prompt and is answered.
 pub fn label(index: usize) -> String {
     format!("m{}", index + 1)
+}
+
+/// How much one tick takes, so that its prompt shows every message and its answer can hold a reply to each. The rest
+/// waits for the next tick.
+pub struct Room {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// What is left beside goals and persona; memory gives way to messages.
+    pub fn beside(state: &AgentState) -> Self {
+        let goals: usize = state.goals.iter().map(|goal| json_bytes(&goal.text) + json_bytes(&goal.note) + 64).sum();
+        Self { messages: MAX_STIMULI, bytes: MAX_SHOWN.saturating_sub(goals + json_bytes(&state.persona)) }
+    }
+
+    pub const fn is_full(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// Whether there is room for this one, which is then taken. The first of a tick always has room.
+    pub fn take(&mut self, stimulus: &Stimulus) -> bool {
+        let shown = message(MAX_STIMULI, stimulus);
+        let bytes = json_bytes(&shown.text) + SAID_BESIDE;
+        if self.is_full() || (self.messages < MAX_STIMULI && bytes > self.bytes) {
+            return false;
+        }
+        *self = Self { messages: self.messages - 1, bytes: self.bytes.saturating_sub(bytes) };
+        true
+    }
+}
+
+fn json_bytes(text: &str) -> usize {
+    serde_json::to_string(text).map_or(usize::MAX / 4, |json| json.len())
 }
 
 /// The prompt of a tick.
@@ -100,6 +139,33 @@ mod tests {
             root_id: None,
             at: UnixMs(0),
             text: "hello".into(),
+        }
+    }
+
+    #[test]
+    fn a_tick_takes_what_its_prompt_shows_and_its_answer_can_hold() {
+        let policy = Policy::default_for(AGENT);
+        let goals = (0..8).map(|n| format!("goal {n} {}", "g".repeat(1_000))).collect();
+        let mut state = AgentState::new("p".repeat(4_000), goals);
+        state.remember(UnixMs(0), "m".repeat(4_000));
+        let thinker =
+            Thinker { npub: AGENT, owner: OWNER, name: "a", policy: &policy, state: &state, balance: Msat::sats(5) };
+        for text in ["hello".to_owned(), "x".repeat(3_000), "\u{1}".repeat(4_096), "ä".repeat(9_000)] {
+            let mut waiting: Vec<Stimulus> =
+                (0..30).map(|_| Stimulus { text: text.clone(), ..stimulus(STRANGER, Trigger::Mention) }).collect();
+            let mut ticks = 0;
+            while !waiting.is_empty() {
+                let mut room = Room::beside(&state);
+                let rest = waiting.iter().position(|waiting| !room.take(waiting)).unwrap_or(waiting.len());
+                let later = waiting.split_off(rest);
+                let shown = nexus_core::prompt::render(&prompt(&thinker, Trigger::Mention, &waiting, true, UnixMs(0)));
+                let shown = nexus_core::prompt::parse(&shown).unwrap().messages;
+                let labels: Vec<_> = shown.into_iter().map(|message| message.label).collect();
+                assert_eq!(labels, (0..waiting.len()).map(label).collect::<Vec<_>>(), "every one is shown");
+                assert!(!waiting.is_empty() && waiting.len() + 6 <= nexus_core::action::MAX_ACTIONS);
+                (waiting, ticks) = (later, ticks + 1);
+            }
+            assert!(ticks >= 3);
         }
     }
 

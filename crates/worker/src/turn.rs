@@ -22,7 +22,7 @@ use crate::error::TurnError;
 use crate::filter::{Sifted, Taken, sift};
 use crate::host::Host;
 use crate::ledger::Pen;
-use crate::perceive::MAX_STIMULI;
+use crate::perceive::Room;
 use crate::roster::NEVER;
 use crate::unlock::{Opened, unlock};
 use crate::{funds, profile, recover, rest, tick, wallet};
@@ -339,12 +339,15 @@ async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<Missed, Tu
 async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &Opened) -> Result<Vec<Taken>, TurnError> {
     let host = pen.host;
     let mut taken: Vec<Taken> = Vec::new();
+    let mut room = Room::beside(&opened.state);
     for item in inbox::pending(&host.store, pen.npub, BATCH).await? {
-        if taken.len() >= MAX_STIMULI {
+        if room.is_full() {
             break;
         }
         match sift(host, opened, &agent.config, &item, &taken).await {
-            Sifted::Keep(row) => taken.push(*row),
+            Sifted::Keep(row) if room.take(&row.stimulus) => taken.push(*row),
+            // In their order: a short one does not overtake.
+            Sifted::Keep(_) => break,
             Sifted::Discard(why) => {
                 tracing::debug!(npub = %pen.npub.short(), why, "inbox row discarded");
                 inbox::discard(&host.store, pen.fence()?, pen.npub, pen.generation, &[item.id], why).await?;
