@@ -51,6 +51,8 @@ pub(crate) enum Form {
     Change(u64),
     /// Rows that somebody reads, raising unless there are so many.
     Rows(u64),
+    /// For the parameters of many batches, each parameter an array.
+    Together,
 }
 
 impl Form {
@@ -72,8 +74,8 @@ impl Form {
     /// What the statement itself would have answered.
     pub(crate) fn output(self, count: u64, rows: Vec<Row>, no_columns: bool) -> Output {
         match self {
-            Self::Plain if no_columns => Output { affected: count, rows },
-            Self::Plain => Output { affected: rows.len() as u64, rows },
+            Self::Plain | Self::Together if no_columns => Output { affected: count, rows },
+            Self::Plain | Self::Together => Output { affected: rows.len() as u64, rows },
             Self::Rows(affected) => Output { affected, rows },
             Self::Change(affected) => Output { affected, rows: Vec::new() },
             Self::Guard(affected) => {
@@ -98,7 +100,8 @@ pub(crate) fn postgres(statement: &Statement, form: Form) -> String {
     let expected =
         |rows: u64| format!("SELECT CASE WHEN count(*) = {rows} THEN count(*) ELSE refuse() END AS rows FROM q");
     match form {
-        Form::Plain => sql,
+        // What has no such form is never asked for it.
+        Form::Plain | Form::Together => sql,
         Form::Guard(rows) => format!("WITH q AS ({sql}) {}", expected(rows)),
         Form::Change(rows) => format!("WITH q AS ({sql} RETURNING 1) {}", expected(rows)),
         // The count is on the side of the join that is always read.

@@ -5,8 +5,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{ALICE, Kind, World, open, path, record};
-use nexus_store::{journal, tick};
+use common::{ALICE, Kind, World, audit, new_agent, open, path, record};
+use nexus_core::{Generation, Npub};
+use nexus_store::{Conflict, agent, event, journal, tick};
 use tokio::task::JoinSet;
 
 /// A caller whose batch fails, in whichever way, beside callers whose batches are fine: all at once, many times.
@@ -49,6 +50,68 @@ async fn a_callers_failure_is_its_own() {
     assert_eq!(duplicates, stored);
     let seqs: Vec<i64> = journal::load(&world.store, common::tick_id(1)).await.unwrap().iter().map(|r| r.seq).collect();
     assert_eq!(seqs, (1..102).collect::<Vec<_>>());
+}
+
+/// Forty agents' ticks in step, so that groups hold many batches of one shape, and strangers among them: an older
+/// generation, a number twice, a tick that is not open. Everyone is told its own, and each agent has its own rows.
+async fn in_step(kind: Kind) {
+    const AGENTS: u8 = 40;
+    let world = Arc::new(World::new(kind).await);
+    let npub = |n: u8| Npub::from_bytes([n; 32]);
+    for n in 1..=AGENTS {
+        agent::create(&world.store, new_agent(npub(n), &format!("a{n}")), None, audit("agent.create")).await.unwrap();
+        assert_eq!(world.place(npub(n), Generation(0), None, 1).await, world.generation);
+    }
+    for round in 0..3_i64 {
+        let mut callers = JoinSet::new();
+        for n in 1..=AGENTS {
+            let world = world.clone();
+            callers.spawn(async move {
+                // An id for each round and agent.
+                let id = n + AGENTS * u8::try_from(round).unwrap();
+                let last = 2 + 2 * round + 1;
+                assert_eq!(tick::begin(&world.store, world.begin(npub(n), id)).await.unwrap(), [last - 1]);
+                let spoil = (i64::from(n) + round) % 7 == 0;
+                let mut append = world.append(npub(n), id, 2, Vec::new());
+                match (spoil, n % 3) {
+                    (true, 0) => append.generation.0 += 1,
+                    (true, 1) => append.records = vec![record(9), record(1)],
+                    (true, _) => append.tick = common::tick_id(250),
+                    (false, _) => {}
+                }
+                let told = journal::append(&world.store, append).await;
+                match (spoil, n % 3) {
+                    (true, 0) => assert!(told.unwrap_err().is_stale()),
+                    (true, 1) => assert!(told.unwrap_err().is_duplicate()),
+                    (true, _) => assert_eq!(told.unwrap_err().conflict(), Some(&Conflict::TickNotOpen)),
+                    (false, _) => drop(told.unwrap()),
+                }
+                let open = tick::open(&world.store, npub(n)).await.unwrap().unwrap();
+                let seqs: Vec<i64> = open.records.iter().map(|record| record.seq).collect();
+                assert_eq!(seqs, if spoil { vec![1] } else { vec![1, 2] }, "agent {n}");
+                assert_eq!(tick::commit(&world.store, world.commit(npub(n), id, round + 2)).await.unwrap(), [last]);
+                assert!(tick::open(&world.store, npub(n)).await.unwrap().is_none());
+            });
+        }
+        while let Some(caller) = callers.join_next().await {
+            caller.unwrap();
+        }
+    }
+    for n in 1..=AGENTS {
+        let chain = event::verify_chain(&world.store, npub(n)).await.unwrap();
+        assert!(matches!(chain, event::Chain::Intact { events: 7, .. }), "{chain:?}");
+        assert_eq!(agent::state(&world.store, npub(n)).await.unwrap().unwrap().version, 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_agents_in_step_on_sqlite() {
+    in_step(Kind::Thread).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_agents_in_step_on_postgres() {
+    in_step(Kind::Postgres).await;
 }
 
 /// A power cut: the files as they are at some moment, with writes under way, hold everything that was answered before it,

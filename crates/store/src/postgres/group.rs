@@ -13,6 +13,7 @@ use super::lock::{Locks, agent_of};
 use super::pipeline::{Connection, Reply, fits};
 use super::prepared::Prepared;
 use super::session::Dialer;
+use super::together;
 use super::wire::{Failure, SqlError};
 use crate::batch::{Batch, Expect, Output, Statement, Value, Verdict, params};
 use crate::dialect::{self, Form};
@@ -190,9 +191,9 @@ impl Link {
     async fn run_hopefully(&mut self, batches: &[&Batch], locks: &Locks) -> Result<Option<Vec<Fate>>, Broken> {
         self.roll_back().await?;
         let opening = self.opening(locks);
-        let mut steps: Steps<'_> = opening.iter().map(|statement| (statement, Form::Plain)).collect();
-        steps.extend(batches.iter().flat_map(|batch| &batch.statements).map(|statement| (statement, Form::Plain)));
-        if !self.push_all(&steps).await? {
+        let steps = together::steps(batches);
+        let agents = if steps.sets.is_empty() { Vec::new() } else { together::locks(batches) };
+        if !self.push_opening(&opening, &steps, &agents).await? {
             return Ok(None);
         }
         self.connection.sync();
@@ -204,19 +205,64 @@ impl Link {
             return Ok(None);
         }
         let stands = locks.stands(&opening);
-        let mut fates = Vec::with_capacity(batches.len());
-        for batch in batches {
+        if let [batch] = batches {
+            // Alone, nothing of what is refused is done and it is told at once.
             let fate = match stale(batch, &stands) {
                 true => Fate::Told(Err(batch.refused(Verdict::Stale))),
                 false => fate(batch, &mut replies),
             };
-            if !matches!(fate, Fate::Told(Ok(_))) {
-                // Alone, nothing of it is done and it is told at once.
-                return Ok((batches.len() == 1).then(|| vec![fate]));
-            }
-            fates.push(fate);
+            return match fate {
+                Fate::Told(Ok(_)) => self.commit(vec![fate]).await.map(Some),
+                refused => Ok(Some(vec![refused])),
+            };
         }
-        self.commit(fates).await.map(Some)
+        if batches.iter().any(|batch| stale(batch, &stands)) {
+            return Ok(None);
+        }
+        if !agents.is_empty() && !matches!(replies.next(), Some(Reply::Done { .. })) {
+            return Ok(None);
+        }
+        let Some(outputs) = steps.read(batches.len(), replies) else { return Ok(None) };
+        self.commit(outputs.into_iter().map(|outputs| Fate::Told(Ok(outputs))).collect()).await.map(Some)
+    }
+
+    /// Writes the opening and the group's steps, or nothing. Before statements of many batches the agents' rows are locked,
+    /// in the order in which every group takes them.
+    async fn push_opening(
+        &mut self,
+        opening: &[Statement],
+        steps: &together::Steps<'_>,
+        agents: &[Value],
+    ) -> Result<bool, Broken> {
+        let lock = Statement::read(together::LOCK_AGENTS, vec![Value::Blob(Vec::new())]);
+        let mut wanted: Steps<'_> = opening.iter().map(|statement| (statement, Form::Plain)).collect();
+        if !agents.is_empty() {
+            wanted.push((&lock, Form::Together));
+        }
+        wanted.extend(steps.steps.iter().map(|step| match step {
+            together::Step::One { statement, .. } => (*statement, Form::Plain),
+            together::Step::All { statement, .. } => (*statement, Form::Together),
+        }));
+        let Ok(prepared) = self.prepared(&wanted).await? else { return Ok(false) };
+        let mut prepared = prepared.iter();
+        let mut pushed = Ok(());
+        for (statement, prepared) in opening.iter().zip(prepared.by_ref()) {
+            pushed = pushed.and_then(|()| self.connection.push(prepared, values(statement)));
+        }
+        if let Some(prepared) = prepared.by_ref().take(usize::from(!agents.is_empty())).next() {
+            let agents: Vec<&[Value]> = agents.iter().map(std::slice::from_ref).collect();
+            pushed = pushed.and_then(|()| self.connection.push_together(prepared, &agents));
+        }
+        for (step, prepared) in steps.steps.iter().zip(prepared) {
+            pushed = pushed.and_then(|()| match step {
+                together::Step::One { statement, .. } => self.connection.push(prepared, values(statement)),
+                together::Step::All { params, .. } => self.connection.push_together(prepared, params),
+            });
+        }
+        if pushed.is_err() {
+            self.connection.discard();
+        }
+        Ok(pushed.is_ok())
     }
 
     /// A savepoint around each batch. Whoever is refused leaves nothing and disturbs nobody.

@@ -14,6 +14,7 @@ mod prepared;
 mod reader;
 mod session;
 mod tls;
+mod together;
 mod wire;
 mod writer;
 

@@ -11,7 +11,9 @@ use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 use postgres_protocol::{IsNull, Oid};
 
-use super::prepared::{BOOL, BYTEA, Cache, INT2, INT4, INT8, Key, Prepared, TEXT, VARCHAR, Wanted};
+use super::prepared::{
+    BOOL, BYTEA, BYTEA_ARRAY, Cache, INT2, INT4, INT8, INT8_ARRAY, Key, Prepared, TEXT, TEXT_ARRAY, VARCHAR, Wanted,
+};
 use super::wire::{Failure, SqlError, Wire, read_error};
 use crate::batch::{Output, Statement, Value};
 use crate::dialect::Form;
@@ -142,6 +144,34 @@ impl Connection {
         let values = params.zip(&prepared.params);
         frontend::bind("", &prepared.name, [1], values, |(param, oid), buf| encode(param, *oid, buf), [1], output)
             .map_err(|_| "a parameter is too large".to_owned())?;
+        frontend::execute("", 0, output).map_err(|error| error.to_string())?;
+        self.asked.push(Some(prepared.clone()));
+        Ok(())
+    }
+
+    /// Writes one execution for the parameters of many batches: each parameter goes as an array.
+    pub(crate) fn push_together(&mut self, prepared: &Arc<Prepared>, batches: &[&[Value]]) -> Result<(), String> {
+        let columns = prepared.params.iter().enumerate();
+        for (place, oid) in columns.clone() {
+            let element = element_of(*oid).ok_or_else(|| format!("parameter {} is no array", place + 1))?;
+            let fits = |params: &&[Value]| params.get(place).is_some_and(|value| fits_one(value, element));
+            if !batches.iter().all(fits) {
+                return Err(format!("parameter {} does not fit type {element}", place + 1));
+            }
+        }
+        let output = self.wire.output();
+        frontend::bind(
+            "",
+            &prepared.name,
+            [1],
+            columns,
+            |(place, oid), buf| {
+                encode_array(batches.iter().filter_map(|params| params.get(place)), batches.len(), *oid, buf)
+            },
+            [1],
+            output,
+        )
+        .map_err(|_| "a parameter is too large".to_owned())?;
         frontend::execute("", 0, output).map_err(|error| error.to_string())?;
         self.asked.push(Some(prepared.clone()));
         Ok(())
@@ -278,6 +308,36 @@ fn encode(value: &Value, oid: Oid, buf: &mut BytesMut) -> Encoded {
         },
         Value::Text(text) => buf.put_slice(text.as_bytes()),
         Value::Blob(bytes) => buf.put_slice(bytes),
+    }
+    Ok(IsNull::No)
+}
+
+fn element_of(array: Oid) -> Option<Oid> {
+    match array {
+        INT8_ARRAY => Some(INT8),
+        TEXT_ARRAY => Some(TEXT),
+        BYTEA_ARRAY => Some(BYTEA),
+        _ => None,
+    }
+}
+
+/// One dimension, counted from 1; each element behind its length, -1 for none.
+fn encode_array<'a>(values: impl Iterator<Item = &'a Value>, count: usize, array: Oid, buf: &mut BytesMut) -> Encoded {
+    let element = element_of(array).ok_or("no array")?;
+    buf.put_i32(1);
+    buf.put_i32(1);
+    buf.put_u32(element);
+    buf.put_i32(i32::try_from(count)?);
+    buf.put_i32(1);
+    for value in values {
+        let place = buf.len();
+        buf.put_i32(-1);
+        if let IsNull::No = encode(value, element, buf)? {
+            let length = i32::try_from(buf.len() - place - 4)?;
+            if let Some(space) = buf.get_mut(place..place + 4) {
+                space.copy_from_slice(&length.to_be_bytes());
+            }
+        }
     }
     Ok(IsNull::No)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use postgres_protocol::Oid;
 
+use super::together;
 use crate::batch::{Kind, Lock, Statement, Value};
 use crate::dialect::{self, Form};
 
@@ -15,6 +16,9 @@ pub(crate) const INT2: Oid = 21;
 pub(crate) const INT4: Oid = 23;
 pub(crate) const TEXT: Oid = 25;
 pub(crate) const VARCHAR: Oid = 1043;
+pub(crate) const BYTEA_ARRAY: Oid = 1001;
+pub(crate) const TEXT_ARRAY: Oid = 1009;
+pub(crate) const INT8_ARRAY: Oid = 1016;
 
 /// Statements made to measure that stay prepared; the oldest goes.
 const MADE_TO_MEASURE: usize = 128;
@@ -67,8 +71,12 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// `values` are the parameters of the first call: their types are the statement's.
     pub(crate) fn new(key: Key, statement: &Statement, form: Form) -> Self {
-        let types = statement.params.iter().map(type_of).collect();
-        Self { key, sql: dialect::postgres(statement, form), types, form, label: label(&statement.sql) }
+        let types = statement.params.iter().map(type_of);
+        let (sql, types) = match (form, together::sql(statement)) {
+            (Form::Together, Some(sql)) => (sql, types.map(array_of).collect()),
+            _ => (dialect::postgres(statement, form), types.collect()),
+        };
+        Self { key, sql, types, form, label: label(&statement.sql) }
     }
 }
 
@@ -78,6 +86,16 @@ fn type_of(value: &Value) -> Oid {
         Value::Int(_) | Value::Absent(Kind::Int) => INT8,
         Value::Text(_) | Value::Absent(Kind::Text) => TEXT,
         Value::Blob(_) | Value::Absent(Kind::Blob) => BYTEA,
+    }
+}
+
+/// The type of arrays of these.
+fn array_of(element: Oid) -> Oid {
+    match element {
+        INT8 => INT8_ARRAY,
+        TEXT => TEXT_ARRAY,
+        BYTEA => BYTEA_ARRAY,
+        _ => 0,
     }
 }
 
