@@ -252,11 +252,9 @@ fn split<'a>(text: &'a str, word: &str) -> Option<(&'a str, &'a str)> {
             ')' => depth -= 1,
             _ => {}
         }
-        let behind = text.get(place..)?.strip_prefix(word);
-        if let Some(behind) = behind.filter(|_| depth == 0 && before.is_whitespace()) {
-            if behind.is_empty() || behind.starts_with([' ', '\n', '(']) {
-                return Some((text.get(..place)?.trim_end(), behind.trim_start()));
-            }
+        let behind = text.get(place..)?.strip_prefix(word).filter(|_| depth == 0 && before.is_whitespace());
+        if let Some(behind) = behind.filter(|behind| behind.is_empty() || behind.starts_with([' ', '\n', '('])) {
+            return Some((text.get(..place)?.trim_end(), behind.trim_start()));
         }
         before = letter;
     }
