@@ -34,26 +34,33 @@ pub async fn run(app: &Shared) {
     }
 }
 
-/// One round over everything that expires. `walk` is where the look over the relay's events has got to.
+/// One round over everything that expires; what fails keeps nothing after it from its turn, and the first failure is told.
+/// `walk` is where the look over the relay's events has got to.
 pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
     let (store, now, kept) = (&app.store, app.now(), &app.config.retention);
     let before = |days: u32| now.plus_ms(-i64::from(days) * DAY_MS);
-    worker::purge(store, now.plus_ms(-DAY_MS)).await?;
-    in_pieces(|| replay::purge(store, now, BATCH).boxed()).await?;
-    in_pieces(|| idempotency::purge(store, now, BATCH).boxed()).await?;
-    in_pieces(|| wallet_request::purge(store, now, BATCH).boxed()).await?;
-    in_pieces(|| relay_event::purge_expired(store, now, BATCH).boxed()).await?;
-    in_pieces(|| inbox::purge(store, before(kept.inbox_days), BATCH).boxed()).await?;
-    in_pieces(|| publication::purge(store, before(kept.publications_days), BATCH).boxed()).await?;
-    in_pieces(|| tick::purge(store, before(kept.ticks_days), BATCH).boxed()).await?;
-    in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).await?;
-    purge_relay(app, before(kept.relay_days), walk).await?;
-    prune_events(app, before(kept.events_days)).await?;
-    collect_blobs(app, now).await
+    let steps = [
+        worker::purge(store, now.plus_ms(-DAY_MS)).map(|gone| gone.map(drop)).boxed(),
+        in_pieces(|| replay::purge(store, now, BATCH).boxed()).boxed(),
+        in_pieces(|| idempotency::purge(store, now, BATCH).boxed()).boxed(),
+        in_pieces(|| wallet_request::purge(store, now, BATCH).boxed()).boxed(),
+        in_pieces(|| relay_event::purge_expired(store, now, BATCH).boxed()).boxed(),
+        in_pieces(|| inbox::purge(store, before(kept.inbox_days), BATCH).boxed()).boxed(),
+        in_pieces(|| publication::purge(store, before(kept.publications_days), BATCH).boxed()).boxed(),
+        in_pieces(|| tick::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
+        in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).boxed(),
+        purge_relay(app, before(kept.relay_days), walk).boxed(),
+        prune_events(app, before(kept.events_days)).boxed(),
+        collect_blobs(app, now).boxed(),
+    ];
+    let mut done = Ok(());
+    for step in steps {
+        done = done.and(step.await);
+    }
+    done
 }
 
-/// Objects that no row names, or that were put for a row that never came to be. Last: an object store that is down keeps
-/// nothing else from being cleaned.
+/// Objects that no row names, or that were put for a row that never came to be.
 async fn collect_blobs(app: &Shared, now: UnixMs) -> Result<(), StoreError> {
     let before = now.plus_ms(-i64::try_from(app.config.object_grace_ms).unwrap_or(i64::MAX));
     for _ in 0..MAX_BATCHES {
@@ -119,7 +126,7 @@ mod tests {
     use nexus_store::event::{Chain, NewEvent};
     use nexus_store::tick::NewState;
     use nexus_store::worker::NewWorker;
-    use nexus_store::{Objects, Store, placement};
+    use nexus_store::{Batch, Objects, Statement, Store, placement};
     use nexus_testkit::ManualClock;
 
     use super::*;
@@ -152,6 +159,26 @@ mod tests {
         round(&app, &mut Walk::default()).await.unwrap();
         assert_eq!(app.metrics.blobs_collected.get(), 1);
         assert_eq!(agent::state(&store, AGENT).await.unwrap().unwrap().blob, vec![1; 10]);
+    }
+
+    #[tokio::test]
+    async fn what_fails_keeps_nothing_behind_it_from_its_turn() {
+        let store = Store::open_memory().unwrap().with_objects(Some(Objects::in_memory(0)));
+        let clock = Arc::new(ManualClock::at(START));
+        let app = app(&store, &clock);
+        hosted(&store).await;
+        let id = WorkerId::from_bytes([1; 16]);
+        let new = NewWorker { id, region: "eu".into(), pool: "default".into(), capacity: 9, version: 1 };
+        let fence = worker::register(&store, new, START).await.unwrap();
+        let term = placement::take_term(&store, "test", START).await.unwrap();
+        let step = Step { npub: AGENT, generation: Generation(0), from: None, to: id, purpose: Purpose::Run };
+        let generation = placement::place(&store, term, &step, START).await.unwrap();
+        blob::stage(&store, fence, AGENT, generation, START, vec![1; 10]).await.unwrap();
+        clock.advance_ms(app.config.object_grace_ms + 1);
+        let lose = Statement::write("ALTER TABLE replay RENAME TO lost", Vec::new());
+        store.write(Batch::new("lose a table").with(lose)).await.unwrap();
+        assert!(round(&app, &mut Walk::default()).await.is_err());
+        assert_eq!(app.metrics.blobs_collected.get(), 1);
     }
 
     #[tokio::test]

@@ -84,6 +84,8 @@ pub struct ApiConfig {
     pub rate_per_minute_per_address: u32,
     pub trusted_proxies: Vec<IpAddr>,
     pub allowed_origins: Vec<String>,
+    /// File whose first line opens `/metrics` to others than this machine, as a bearer token; without it nothing does.
+    pub metrics_token_file: Option<PathBuf>,
     pub max_streams: usize,
     pub max_streams_per_account: usize,
 }
@@ -101,6 +103,7 @@ impl Default for ApiConfig {
             rate_per_minute_per_address: 6_000,
             trusted_proxies: Vec::new(),
             allowed_origins: Vec::new(),
+            metrics_token_file: None,
             max_streams: 1_024,
             max_streams_per_account: 64,
         }

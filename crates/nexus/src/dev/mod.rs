@@ -95,6 +95,7 @@ fn start(
         sole: true,
         operators: nexus_control::Operators::Anyone,
         development_wallets: true,
+        metrics_token: role::metrics_token(&host.base.config)?,
     };
     let hosting = Hosting {
         id: host.keys.worker,

@@ -97,6 +97,7 @@ fn readable(config: &Config) -> Vec<Finding> {
         ("bus TLS key", &nats.tls_key_file),
         ("bucket credentials", &config.objects.s3.credentials_file),
         ("scaler token", &config.scaler.token_file),
+        ("metrics token", &config.api.metrics_token_file),
     ]
     .into_iter()
     .filter_map(|(check, path)| Some((check, path.as_ref()?)))

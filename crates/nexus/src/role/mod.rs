@@ -18,10 +18,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-
+use nexus_client::file;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, ConfigError, Loaded, Overrides, environment};
@@ -197,4 +198,38 @@ pub fn relay_url(config: &Config) -> anyhow::Result<String> {
         bail!("nothing says where the inbox relay is\n  next: set relay.public_url, or relay.port");
     }
     Ok(relay_url_at(config, listen::reachable(SocketAddr::new(config.relay.bind, config.relay.port))))
+}
+
+/// What opens a control plane's `/metrics` to others than this machine, if anything does.
+pub fn metrics_token(config: &Config) -> anyhow::Result<Option<Zeroizing<String>>> {
+    const SHORTEST: usize = 16;
+    let Some(path) = &config.api.metrics_token_file else { return Ok(None) };
+    let text = file::read_secret(path)?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.len() < SHORTEST {
+        bail!(
+            "{}: a token for metrics has {SHORTEST} characters or more\n  next: `openssl rand -hex 16` makes one",
+            path.display()
+        );
+    }
+    Ok(Some(Zeroizing::new(token.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_for_metrics_is_long_enough_to_be_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let mut config = Config::default();
+        assert!(metrics_token(&config).unwrap().is_none());
+        config.api.metrics_token_file = Some(path.clone());
+        assert!(metrics_token(&config).unwrap_err().to_string().contains("token"));
+        std::fs::write(&path, "short\n").unwrap();
+        assert!(metrics_token(&config).unwrap_err().to_string().contains("16 characters"));
+        std::fs::write(&path, "0123456789abcdef\nmore\n").unwrap();
+        assert_eq!(metrics_token(&config).unwrap().unwrap().as_str(), "0123456789abcdef");
+    }
 }

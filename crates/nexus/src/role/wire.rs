@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::{Id, JoinError, JoinSet};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::base::Base;
 use crate::config::Registration;
@@ -95,6 +96,8 @@ pub struct Front {
     pub operators: Operators,
     /// Whether a policy may name a wallet of play money.
     pub development_wallets: bool,
+    /// Opens `/metrics` to others than this machine.
+    pub metrics_token: Option<Zeroizing<String>>,
 }
 
 /// The API, and the reconcilers that place agents. `registry` holds figures of other roles of this process.
@@ -126,6 +129,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         sole_reconciler: front.sole,
         operators: front.operators,
         development_wallets: front.development_wallets,
+        metrics_token: front.metrics_token,
         registration: match api.registration {
             Registration::Open => nexus_control::Registration::Open,
             Registration::Closed => nexus_control::Registration::Closed,

@@ -243,7 +243,13 @@ impl Link {
             together::Step::One { statement, .. } => (*statement, Form::Plain),
             together::Step::All { statement, .. } => (*statement, Form::Together),
         }));
-        let Ok(prepared) = self.prepared(&wanted).await? else { return Ok(false) };
+        let prepared = match self.prepared(&wanted).await? {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                tracing::debug!(%error, "a group is run batch by batch: a statement of it cannot be prepared");
+                return Ok(false);
+            }
+        };
         let mut prepared = prepared.iter();
         let mut pushed = Ok(());
         for (statement, prepared) in opening.iter().zip(prepared.by_ref()) {
