@@ -50,6 +50,17 @@ fn make_private(_: &File) -> io::Result<()> {
 }
 
 #[cfg(unix)]
+fn make_private_at(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn make_private_at(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -77,8 +88,11 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, Error> {
 }
 
 /// Takes from others the right to read a file, if it is there.
+///
+/// By its name: closing a handle of a file ends every lock that this process has on it (POSIX), and SQLite's with them.
+/// The next program to open and close that database would then take its log away from under us.
 pub fn keep_private(path: &Path) -> Result<(), Error> {
-    match File::open(path).and_then(|file| make_private(&file)) {
+    match make_private_at(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::File { attempted: "protecting", path: path.to_owned(), source })
         }

@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Friend, Host, Place, eventually, hex_of};
+use common::{Friend, Host, Place, eventually, hex_of, list};
 use serde_json::json;
 
 /// Every point of a paid tick that answers one mention, in order.
@@ -142,4 +142,23 @@ fn killed_at_every_even_point() {
 #[test]
 fn killed_at_every_odd_point() {
     POINTS.iter().skip(1).step_by(2).for_each(|point| killed_at(point));
+}
+
+#[test]
+fn another_program_opens_and_closes_the_database_of_a_running_host() {
+    let place = Place::new();
+    let host = place.start(&[]);
+    let passphrase = place.path("passphrase");
+    for name in ["ada", "bob"] {
+        // Whoever believes to be the last to close a log takes it away: what the host wrote then would be lost.
+        let database = rusqlite::Connection::open(place.database()).unwrap();
+        let agents: i64 = database.query_row("SELECT COUNT(*) FROM agent", [], |row| row.get(0)).unwrap();
+        assert_eq!(agents, i64::from(name == "bob"), "what the host wrote is there for others");
+        drop(database);
+        place.ok(&["agent", "create", name, "--passphrase-file", passphrase.to_str().unwrap()]);
+    }
+    host.kill();
+    let host = place.start(&[]);
+    assert_eq!(list(&place.ok(&["agent", "list"])).len(), 2);
+    drop(host);
 }
