@@ -7,6 +7,7 @@
 pub mod approval;
 pub mod auth;
 pub mod budget;
+pub mod bunker;
 pub mod delegation;
 pub mod event;
 pub mod filter;

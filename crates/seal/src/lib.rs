@@ -8,7 +8,9 @@
 pub mod api;
 pub mod backup;
 pub mod blob;
+pub mod bunker_key;
 pub mod claim;
+pub mod command;
 pub mod decision;
 mod envelope;
 pub mod event;
@@ -30,7 +32,9 @@ mod words;
 
 pub use api::{CreateAgent, Sealed, Wrap, WrapKey, WrapRecipient};
 pub use backup::{Backup, BackupError, VerifiedBackup};
+pub use bunker_key::{BunkerKey, seal_bunker_key};
 pub use claim::HostClaim;
+pub use command::{CommandError, OwnerCommand, VerifiedCommand};
 pub use decision::{Pending, unsigned_decision, verify_decision};
 pub use envelope::{
     EnvelopeError, MAX_LOG_N, MNEMONIC_LOG_N, check_mnemonic_envelope, check_recipient_envelope, mnemonic_work_factor,

@@ -48,6 +48,8 @@ pub enum UnlockError {
     OtherAgent { expected: Npub, found: Npub },
     #[error("the payload was sealed to another offer")]
     OtherOffer,
+    #[error("the payload names another owner than the one who sent it")]
+    OtherOwner,
     #[error(transparent)]
     Key(#[from] SealedKeyError),
     #[error(transparent)]
@@ -121,6 +123,32 @@ pub fn verify_offer(event: &Event, pool: &SignedPool, agent: &Npub, now: UnixMs)
         generation: Generation(generation),
         expires_at,
     })
+}
+
+/// What an owner who wants to unlock is told: `GET /v1/agents/{npub}/unlock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offered {
+    /// Nothing is to be done.
+    pub unlocked: bool,
+    /// To seal to; none when it is unlocked.
+    pub offer: Option<Event>,
+}
+
+/// The body of `POST /v1/agents/{npub}/unlock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unlock {
+    /// What [`seal_unlock`] gave: an armored age file.
+    pub sealed: String,
+}
+
+/// Kinds of what control asks the agent's worker for.
+pub const ASK_OFFER: &str = "unlock_offer";
+pub const ASK_UNLOCK: &str = "unlock";
+
+/// The path of both calls: what the owner's command is signed for.
+pub fn path(agent: &Npub) -> String {
+    format!("/v1/agents/{agent}/unlock")
 }
 
 #[derive(Serialize)]

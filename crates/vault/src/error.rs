@@ -37,7 +37,7 @@ pub enum VaultError {
     NpubMismatch { named: Npub, derived: Npub },
     #[error("the sealed key is for pool {found}, this is pool {expected}")]
     OtherPool { expected: String, found: String },
-    #[error("custody {0:?} is not available yet: use sealed")]
+    #[error("custody {0:?} is not made this way")]
     CustodyNotYet(Custody),
     #[error("there is no wrap of the {} key that this key opens", .0.as_str())]
     WrapMissing(WrapKey),

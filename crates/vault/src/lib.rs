@@ -6,6 +6,7 @@
 
 pub mod agent;
 mod backup;
+mod bunker;
 mod cipher;
 mod derive;
 mod error;
@@ -23,13 +24,14 @@ mod unlock;
 
 pub use agent::AgentSecrets;
 pub use backup::{OpenedBackup, Resealed};
+pub use bunker::{BunkerSecrets, RuntimeSecrets};
 pub use cipher::{DataKey, ViewKey};
 pub use derive::WalletSeed;
 pub use error::VaultError;
 pub use identity::{InboxKey, PoolIdentity};
 pub use keys::{AgentKeys, open_view_wrap};
 pub use mnemonic::{Mnemonic, open_mnemonic};
-pub use new_agent::{CreatedAgent, Host, NewAgent};
+pub use new_agent::{CreatedAgent, Host, NewAgent, Remote};
 pub use owner_key::{decrypt_owner_key, encrypt_owner_key};
 pub use pool::{sign_first_pool, sign_successor};
 pub use pylon::{is_pylon_identity, open_pylon_identity, seal_pylon_identity};

@@ -9,7 +9,10 @@ use nexus_seal::blob::Purpose;
 use nexus_seal::claim::unsigned_claim;
 use nexus_seal::event::timestamp;
 use nexus_seal::policy::unsigned_policy;
-use nexus_seal::{CreateAgent, Passphrase, Sealed, SealedKey, SignedPool, Signer, seal_key, seal_mnemonic};
+use nexus_seal::{
+    BunkerKey, CreateAgent, Passphrase, Sealed, SealedKey, SecretText, SignedPool, Signer, seal_bunker_key, seal_key,
+    seal_mnemonic,
+};
 
 use crate::error::VaultError;
 use crate::keys::AgentKeys;
@@ -44,6 +47,15 @@ pub struct NewAgent<'a> {
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// How a worker reaches the signer that has an agent's key.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    pub signer: Npub,
+    pub relays: Vec<String>,
+    /// The secret key that the signer knows the agent's host by: hex.
+    pub client_secret: SecretText,
+}
+
 /// A new agent, closed, and its signer to prove it.
 #[derive(Debug)]
 pub struct CreatedAgent {
@@ -58,11 +70,25 @@ impl NewAgent<'_> {
     ///
     /// Spends about a second of computing in the passphrase's scrypt.
     pub async fn create(self) -> Result<CreatedAgent, VaultError> {
-        if self.policy.custody != Custody::Sealed {
-            return Err(VaultError::CustodyNotYet(self.policy.custody));
+        let signer = self.mnemonic.signer(Arc::clone(&self.entropy))?;
+        let body = self.body(&signer, None).await?;
+        Ok(CreatedAgent { body, signer })
+    }
+
+    /// The same in bunker custody: the agent's key is `signer`'s, the mnemonic is the wallet's alone.
+    pub async fn create_at(self, signer: &dyn Signer, remote: &Remote) -> Result<CreateAgent, VaultError> {
+        self.body(signer, Some(remote)).await
+    }
+
+    async fn body(self, signer: &dyn Signer, remote: Option<&Remote>) -> Result<CreateAgent, VaultError> {
+        let custody = self.policy.custody;
+        match (custody, remote) {
+            (Custody::Sealed | Custody::Attended, None) | (Custody::Bunker, Some(_)) => {}
+            (Custody::Sealed | Custody::Attended | Custody::Bunker | Custody::Threshold, _) => {
+                return Err(VaultError::CustodyNotYet(custody));
+            }
         }
         let entropy = &*self.entropy;
-        let signer = self.mnemonic.signer(Arc::clone(&self.entropy))?;
         let npub = signer.public_key();
         if self.policy.agent != npub {
             return Err(VaultError::OtherAgent { expected: npub, found: self.policy.agent });
@@ -70,37 +96,62 @@ impl NewAgent<'_> {
         let words = self.mnemonic.expose();
         let owner = self.owner.public_key();
         let (pool_id, recipient) = (&self.pool.document.pool_id, self.pool.recipient());
-        let sealed_key = SealedKey {
-            npub,
-            owner,
-            custody: self.policy.custody,
-            pool_id: pool_id.clone(),
-            mnemonic: words.clone(),
-            min_policy_version: self.policy.version,
-            with_state: true,
+        // What is stored for the pool to open: in attended custody nothing.
+        let sealed_key = match (custody, remote) {
+            (Custody::Attended, _) => None,
+            (Custody::Sealed | Custody::Bunker | Custody::Threshold, None) => {
+                let key = SealedKey {
+                    npub,
+                    owner,
+                    custody,
+                    pool_id: pool_id.clone(),
+                    mnemonic: words.clone(),
+                    min_policy_version: self.policy.version,
+                    with_state: true,
+                };
+                Some(seal_key(&key, recipient)?)
+            }
+            (Custody::Sealed | Custody::Bunker | Custody::Threshold, Some(remote)) => {
+                let key = BunkerKey {
+                    npub,
+                    owner,
+                    pool_id: pool_id.clone(),
+                    signer: remote.signer,
+                    relays: remote.relays.clone(),
+                    client_secret: remote.client_secret.clone(),
+                    mnemonic: words.clone(),
+                    min_policy_version: self.policy.version,
+                    with_state: true,
+                };
+                Some(seal_bunker_key(&key, recipient)?)
+            }
         };
         let keys = AgentKeys::generate(npub, entropy);
         let readers: Vec<Npub> = std::iter::once(owner).chain(self.policy.readers.iter().copied()).collect();
         let readers = distinct(readers);
-        let wraps = keys.wraps(&signer, &readers, Some((pool_id.as_str(), recipient)), entropy).await?;
+        // Only a pool that could open everything anyway gets the data key.
+        let pool = (custody == Custody::Sealed).then_some((pool_id.as_str(), recipient));
+        let wraps = keys.wraps(signer, &readers, pool, entropy).await?;
         let state = AgentState::new(self.persona, self.goals).encode()?;
         let policy = unsigned_policy(&owner, &self.policy, timestamp(self.now))?;
         let (inbox, now) = (keys.inbox.recipient(), timestamp(self.now));
         let claim = |runner| unsigned_claim(&npub, &runner, &self.host.url, 1, Some(&inbox), now);
-        let claim = self.host.runner.map(|runner| signer.sign_now(claim(runner))).transpose()?;
-        let body = CreateAgent {
+        let claim = match self.host.runner {
+            Some(runner) => Some(signer.sign(claim(runner)).await?),
+            None => None,
+        };
+        Ok(CreateAgent {
             name: self.name,
             npub,
             mnemonic_encrypted: seal_mnemonic(&words, self.passphrase)?,
             config: self.config,
-            sealed_key: Some(seal_key(&sealed_key, recipient)?),
+            sealed_key,
             policy: Some(self.owner.sign(policy).await?),
             claim,
             inbox_recipient: Some(inbox),
             wraps,
             state: Some(Sealed(keys.data.seal(Purpose::State, &state, entropy)?)),
-        };
-        Ok(CreatedAgent { body, signer })
+        })
     }
 }
 

@@ -29,6 +29,11 @@ impl fmt::Debug for UnlockSlot {
 }
 
 impl UnlockSlot {
+    /// Whether a payload that is sealed to it now will be taken: not used, and good for another minute.
+    pub fn is_open(&self, now: UnixMs) -> bool {
+        self.key.is_some() && now.plus_ms(60_000) < self.expires_at
+    }
+
     /// Makes a key and the offer of it, signed by the pool, for the agent that this worker holds under `generation`.
     pub fn open(
         identity: &PoolIdentity,
@@ -51,9 +56,15 @@ impl UnlockSlot {
         Ok((slot, offer))
     }
 
-    /// Takes the owner's payload. What does not open leaves the slot as it is, so that a stranger's cannot use it up;
-    /// the first that opens ends it.
-    pub fn take(&mut self, sealed: &str, now: UnixMs, entropy: Arc<dyn Entropy>) -> Result<AgentSecrets, VaultError> {
+    /// Takes the payload that `sender` signed for. What does not open, or names another owner, leaves the slot as it is,
+    /// so that a stranger cannot use it up; the first that fits ends it.
+    pub fn take(
+        &mut self,
+        sealed: &str,
+        sender: &Npub,
+        now: UnixMs,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<AgentSecrets, VaultError> {
         if now >= self.expires_at {
             self.key = None;
         }
@@ -61,6 +72,9 @@ impl UnlockSlot {
         check_recipient_envelope(sealed)?;
         let plaintext = key.open(sealed.trim().as_bytes())?;
         let payload = read_unlock(plaintext.expose(), &self.offer)?;
+        if payload.owner != *sender {
+            return Err(UnlockError::OtherOwner.into());
+        }
         let secrets = AgentSecrets::from_key(&payload, &self.pool_id, &self.agent, entropy)?;
         self.key = None;
         Ok(secrets)

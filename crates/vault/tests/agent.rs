@@ -15,7 +15,8 @@ use nexus_seal::{
     seal_to_recipient_armored, verify_policy,
 };
 use nexus_vault::{
-    AgentKeys, AgentSecrets, InboxKey, LocalSigner, Mnemonic, PoolIdentity, VaultError, open_mnemonic, open_view_wrap,
+    AgentKeys, AgentSecrets, InboxKey, LocalSigner, Mnemonic, PoolIdentity, RuntimeSecrets, VaultError, open_mnemonic,
+    open_view_wrap,
 };
 
 fn sealed_key(world: &World, mnemonic: &Mnemonic, npub: Npub, owner: Npub) -> SealedKey {
@@ -231,7 +232,7 @@ async fn a_removed_reader_reads_nothing_new() {
 }
 
 #[tokio::test]
-async fn only_sealed_custody_is_made_yet_and_only_for_the_right_agent() {
+async fn each_custody_stores_what_it_says_and_only_for_the_right_agent() {
     let world = World::new(7).await;
     let mnemonic = Mnemonic::generate(&*world.entropy);
     let npub = mnemonic.signer(Arc::clone(&world.entropy)).unwrap().public_key();
@@ -250,8 +251,33 @@ async fn only_sealed_custody_is_made_yet_and_only_for_the_right_agent() {
         now: NOW,
         entropy: Arc::clone(&world.entropy),
     };
-    let attended = Policy { custody: Custody::Attended, ..Policy::default_for(npub) };
-    assert_eq!(new(attended).create().await.unwrap_err(), VaultError::CustodyNotYet(Custody::Attended));
+    let in_custody = |custody| Policy { custody, ..Policy::default_for(npub) };
+    let attended = new(in_custody(Custody::Attended)).create().await.unwrap().body;
+    assert_eq!(attended.sealed_key, None);
+    assert!(attended.wraps.iter().all(|wrap| !matches!(wrap.recipient, WrapRecipient::Pool(_))));
+    for custody in [Custody::Bunker, Custody::Threshold] {
+        assert_eq!(new(in_custody(custody)).create().await.unwrap_err(), VaultError::CustodyNotYet(custody));
+    }
+    // With a signer elsewhere the mnemonic is the wallet's alone, and the envelope says how to reach the signer.
+    let (user, client) = (LocalSigner::generate(Arc::clone(&world.entropy)), Npub::from_bytes([5; 32]));
+    let remote = nexus_vault::Remote {
+        signer: client,
+        relays: vec!["wss://relay.example".into()],
+        client_secret: nexus_seal::SecretText::new("07".repeat(32)),
+    };
+    let policy = Policy { custody: Custody::Bunker, ..Policy::default_for(user.public_key()) };
+    let made = new(policy).create_at(&user, &remote).await.unwrap();
+    let open = |npub: &Npub, pool: &str| {
+        let sealed = made.sealed_key.as_deref().unwrap();
+        RuntimeSecrets::open(sealed, &world.identity, pool, npub, Arc::clone(&world.entropy))
+    };
+    let RuntimeSecrets::Bunker(secrets) = open(&user.public_key(), "main").unwrap() else { panic!("a key was sealed") };
+    assert_eq!((secrets.signer, secrets.owner), (client, world.owner.public_key()));
+    assert_eq!(secrets.wallet.expose_words(), mnemonic.wallet_seed().unwrap().expose_words());
+    assert!(!format!("{secrets:?}").contains(&"07".repeat(32)));
+    AgentKeys::open(&user, &made.wraps).await.unwrap();
+    assert!(matches!(open(&npub, "main"), Err(VaultError::OtherAgent { .. })));
+    assert!(matches!(open(&user.public_key(), "other"), Err(VaultError::OtherPool { .. })));
     let other = Policy::default_for(Npub::from_bytes([4; 32]));
     assert!(matches!(new(other).create().await, Err(VaultError::OtherAgent { .. })));
 }

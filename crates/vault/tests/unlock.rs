@@ -47,7 +47,8 @@ impl Attended {
     }
 
     fn take(&self, slot: &mut UnlockSlot, sealed: &str, at: UnixMs) -> Result<Npub, VaultError> {
-        slot.take(sealed, at, Arc::clone(&self.world.entropy)).map(|secrets| secrets.signer.public_key())
+        let owner = self.world.owner.public_key();
+        slot.take(sealed, &owner, at, Arc::clone(&self.world.entropy)).map(|secrets| secrets.npub)
     }
 }
 
@@ -146,6 +147,10 @@ async fn a_payload_is_for_its_agent_in_its_custody() {
     assert!(!envelope.contains(GOAL) && agent.world.identity.open(envelope.as_bytes()).is_ok());
     assert_eq!(agent.take(&mut slot, &envelope, NOW), Err(VaultError::Unopened));
     let fine = seal_unlock(&offer, &agent.key, NOW).unwrap();
+    // A stranger who saw the owner's payload sends it on: refused, and the slot waits on.
+    let stranger = other.world.owner.public_key();
+    let taken = slot.take(&fine, &stranger, NOW, Arc::clone(&agent.world.entropy)).map(drop);
+    assert_eq!(taken, Err(UnlockError::OtherOwner.into()));
     assert_eq!(agent.take(&mut slot, &fine, NOW), Ok(agent.npub));
 }
 
