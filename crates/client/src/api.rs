@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nexus_core::{Clock, Entropy};
+use nexus_core::{Clock, Entropy, Npub};
 use nexus_seal::Signer;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode};
@@ -58,12 +58,13 @@ pub struct Call {
     path: String,
     body: Option<Vec<u8>>,
     headers: HeaderMap,
+    about: Option<Npub>,
 }
 
 impl Call {
     /// `path` starts with a slash and may have a query.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, headers: HeaderMap::new() }
+        Self { method, path: path.into(), body: None, headers: HeaderMap::new(), about: None }
     }
 
     /// A body, as JSON.
@@ -76,6 +77,13 @@ impl Call {
     #[must_use]
     pub fn bytes(mut self, body: Vec<u8>) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    /// Signed as a command about this agent (`p`), which its worker will check too.
+    #[must_use]
+    pub fn about(mut self, agent: Npub) -> Self {
+        self.about = Some(agent);
         self
     }
 
@@ -164,7 +172,8 @@ impl Api {
 
     async fn send(&self, call: Call) -> Result<reqwest::Response, Error> {
         let url = self.url(&call.path)?;
-        let authorization = self.authorization(call.method.as_str(), &url, call.body.as_deref()).await?;
+        let body = call.body.as_deref();
+        let authorization = self.authorization(call.method.as_str(), &url, body, call.about).await?;
         let mut request = self.http.request(call.method, url).headers(call.headers);
         if let Some(value) = authorization {
             request = request.header(AUTHORIZATION, value);
@@ -181,12 +190,14 @@ impl Api {
         method: &str,
         url: &Url,
         body: Option<&[u8]>,
+        about: Option<Npub>,
     ) -> Result<Option<HeaderValue>, Error> {
         let text = match &self.auth {
             Auth::Nobody => return Ok(None),
             Auth::Bearer(token) => Zeroizing::new(format!("Bearer {}", token.as_str())),
             Auth::Signer(signer) => {
-                Zeroizing::new(proof::nip98(&**signer, method, url, body, self.clock.now(), &*self.entropy).await?)
+                let (now, entropy) = (self.clock.now(), &*self.entropy);
+                Zeroizing::new(proof::nip98(&**signer, method, url, body, about, now, entropy).await?)
             }
         };
         let mut value = HeaderValue::from_str(&text)

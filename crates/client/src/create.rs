@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use nexus_core::agent::validate_name;
-use nexus_core::policy::Policy;
+use nexus_core::policy::{Custody, Policy};
 use nexus_core::time::random;
 use nexus_core::{AgentConfig, Npub};
-use nexus_seal::{Passphrase, SecretText, SignedPool, Signer};
+use nexus_seal::{CreateAgent, Passphrase, SecretText, SignedPool, Signer};
 use nexus_vault::{CreatedAgent, Host, Mnemonic, NewAgent, VaultError};
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::api::{Api, Call};
+use crate::bunker::Bunker;
 use crate::error::Error;
 use crate::owner::OwnerKeys;
 use crate::pool::Offer;
@@ -35,6 +36,10 @@ pub struct Draft {
     pub policy: Option<String>,
     pub persona: String,
     pub goals: Vec<String>,
+    /// Who can use its key. A policy document that names another is refused.
+    pub custody: Custody,
+    /// In bunker custody: the owner's signer, connected. The mnemonic is the wallet's alone then.
+    pub bunker: Option<Bunker>,
 }
 
 impl Draft {
@@ -49,11 +54,18 @@ impl Draft {
 }
 
 /// A new agent, closed and ready to be sent.
-#[derive(Debug)]
 pub struct Prepared {
-    agent: CreatedAgent,
+    agent: CreateAgent,
+    /// Holds the agent's key, and proves it.
+    signer: Arc<dyn Signer>,
     owner: Npub,
     body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("npub", &self.agent.npub).field("owner", &self.owner).finish_non_exhaustive()
+    }
 }
 
 /// Makes a new agent's keys, envelopes, policy and first state. `pool` was verified along the pin. Nothing is sent.
@@ -72,11 +84,20 @@ pub async fn prepare(
             .map_err(|error| Error::Usage(format!("{error}\n  next: check the words in the mnemonic file")))?,
         None => Mnemonic::generate(&*api.entropy),
     };
-    let npub = mnemonic.signer(Arc::clone(&api.entropy)).map_err(failed)?.public_key();
+    let npub = match &draft.bunker {
+        Some(bunker) => bunker.signer.public_key(),
+        None => mnemonic.signer(Arc::clone(&api.entropy)).map_err(failed)?.public_key(),
+    };
     let policy = match &draft.policy {
         Some(text) => policy::next_version(text, &npub, None)?,
-        None => Policy::default_for(npub),
+        None => Policy { custody: draft.custody, ..Policy::default_for(npub) },
     };
+    if policy.custody != draft.custody {
+        return Err(Error::Usage(format!(
+            "the policy document says custody {:?}, the command {:?}\n  next: make them agree",
+            policy.custody, draft.custody
+        )));
+    }
     let signer = owner.signer();
     let new = NewAgent {
         name: draft.name,
@@ -92,19 +113,28 @@ pub async fn prepare(
         now: api.clock.now(),
         entropy: Arc::clone(&api.entropy),
     };
-    let agent = new.create().await.map_err(failed)?;
-    let body = serde_json::to_vec(&agent.body).map_err(|error| Error::Failed(format!("writing the agent: {error}")))?;
-    Ok(Prepared { agent, owner: owner.npub(), body })
+    let (agent, signer): (CreateAgent, Arc<dyn Signer>) = match draft.bunker {
+        Some(bunker) => {
+            let agent = new.create_at(&*bunker.signer, &bunker.remote).await.map_err(failed)?;
+            (agent, bunker.signer)
+        }
+        None => {
+            let CreatedAgent { body, signer } = new.create().await.map_err(failed)?;
+            (body, Arc::new(signer))
+        }
+    };
+    let body = serde_json::to_vec(&agent).map_err(|error| Error::Failed(format!("writing the agent: {error}")))?;
+    Ok(Prepared { agent, signer, owner: owner.npub(), body })
 }
 
 impl Prepared {
     pub fn npub(&self) -> Npub {
-        self.agent.body.npub
+        self.agent.npub
     }
 
     /// The owner's envelope: an armored age file that the passphrase opens anywhere.
     pub fn envelope(&self) -> &str {
-        &self.agent.body.mnemonic_encrypted
+        &self.agent.mnemonic_encrypted
     }
 
     /// Sends it; `api` must be asked by the owner key. Gives the host's answer.
@@ -116,7 +146,7 @@ impl Prepared {
         let url = api.url(PATH)?;
         let mut attempt = 1;
         loop {
-            let (signer, now) = (&self.agent.signer, api.clock.now());
+            let (signer, now) = (&*self.signer, api.clock.now());
             let proof = proof::agent(signer, &self.owner, "POST", &url, &self.body, now, &*api.entropy).await?;
             let call = Call::new(Method::POST, PATH).bytes(self.body.clone());
             match api.call(call.header(PROOF, &proof).header("idempotency-key", &key)).await {
@@ -134,7 +164,8 @@ impl Prepared {
 
 fn failed(error: VaultError) -> Error {
     match error {
-        VaultError::CustodyNotYet(_) => Error::Failed(format!("{error}\n  next: leave out --custody, or use sealed")),
+        VaultError::CustodyNotYet(_) => Error::Failed(format!("{error}\n  next: leave out --custody, or use attended")),
+        VaultError::Signer(error) => crate::proof::signing(error),
         other => Error::Failed(format!("making the agent: {other}")),
     }
 }

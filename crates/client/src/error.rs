@@ -80,6 +80,7 @@ impl Problem {
             "effects_unresolved" => "wait until it is resolved: `nexus agent status A` shows it",
             "precondition_failed" | "conflict" => "run the command again",
             "secret_in_body" => "take the secret out: goals and configuration must not hold keys or mnemonics",
+            "not_running" => "`nexus agent start A`, then run the command again",
             "wallet_unavailable" => "`nexus agent status A` says why; try again in a few seconds",
             "events_pruned" => "start from a later event: leave out --after",
             "internal" => "the host's log says more; `nexus doctor` on the host checks it",

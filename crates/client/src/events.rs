@@ -129,7 +129,7 @@ async fn listen(
 async fn connect(api: &Api, npub: &Npub, after: Option<u64>) -> Result<Socket, Error> {
     let query = after.map(|seq| format!("?after={seq}")).unwrap_or_default();
     let url = api.url(&format!("/v1/agents/{npub}/events{query}"))?;
-    let authorization = api.authorization("GET", &url, None).await?;
+    let authorization = api.authorization("GET", &url, None, None).await?;
     let unreachable = |why: String| Error::Unreachable { url: api.origin().to_string(), why };
     // The request is signed for the http URL, which is what the host knows itself by.
     let text = match url.as_str().strip_prefix("http") {

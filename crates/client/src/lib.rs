@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod backup;
+pub mod bunker;
 pub mod context;
 pub mod create;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod policy;
 pub mod pool;
 pub mod proof;
 pub mod pylon;
+pub mod unlock;
 pub mod view;
 
 pub use api::{Api, Auth};

@@ -10,17 +10,20 @@ use url::Url;
 
 use crate::error::Error;
 
-/// The `Authorization` header of one request. Made anew for every attempt, since each is good once.
+/// The `Authorization` header of one request, with `p` = the agent that it is a command to. Made anew for every attempt,
+/// since each is good once.
 pub async fn nip98(
     signer: &dyn Signer,
     method: &str,
     url: &Url,
     body: Option<&[u8]>,
+    about: Option<Npub>,
     now: UnixMs,
     entropy: &dyn Entropy,
 ) -> Result<String, Error> {
     let request = Request { method, url: url.as_str(), body: body.unwrap_or_default() };
-    let event = unsigned_request(&signer.public_key(), &request, now);
+    let mut event = unsigned_request(&signer.public_key(), &request, now);
+    event.tags.extend(about.map(|agent| tag("p", [agent.to_hex().as_str()])));
     Ok(authorization_header(&sign_once(signer, event, entropy).await?))
 }
 

@@ -70,6 +70,8 @@ codes! {
     InboxFull = "inbox_full", TOO_MANY_REQUESTS, "The agent's inbox is full";
     TooManyStreams = "too_many_streams", TOO_MANY_REQUESTS, "Too many open event streams";
     QuotaExceeded = "quota_exceeded", FORBIDDEN, "The account's limit is reached";
+    NotRunning = "not_running", CONFLICT, "The agent is stopped";
+    UnlockRefused = "unlock_refused", UNPROCESSABLE_ENTITY, "The agent's worker did not take the key";
     WalletUnavailable = "wallet_unavailable", SERVICE_UNAVAILABLE, "The agent's wallet can't be reached now";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The service can't do this now: retry";
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something failed here; it was recorded";

@@ -65,8 +65,6 @@ async fn creating_checks_all_that_can_be_checked_without_opening() {
     installation::put(&host.store, nexus_control::RUNNER_PUBKEY, runner.to_hex()).await.unwrap();
     let claim =
         |runner: &Npub, url: &str| json!(agent.sign(unsigned_claim(&npub, runner, url, 1, None, timestamp(now))));
-    let bunker = Policy { custody: Custody::Bunker, ..Policy::default_for(npub) };
-    let bunker = owner.sign(unsigned_policy(&owner.npub(), &bunker, timestamp(now)).unwrap());
     let cases = [
         ("name", json!("Ada Lovelace"), "invalid"),
         ("config", json!({ "heartbeat_secs": 1 }), "invalid"),
@@ -78,7 +76,6 @@ async fn creating_checks_all_that_can_be_checked_without_opening() {
         ("wraps", json!([]), "envelope_invalid"),
         ("policy", json!(stranger.policy(npub, 1, now)), "policy_invalid"),
         ("policy", json!(owner.policy(stranger.npub(), 1, now)), "policy_invalid"),
-        ("policy", json!(bunker), "not_yet"),
         ("claim", claim(&runner, "http://elsewhere.example"), "claim_invalid"),
         ("claim", claim(&stranger.npub(), &host.origin), "claim_invalid"),
         ("state", json!("AAAA"), "envelope_invalid"),

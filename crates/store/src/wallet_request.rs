@@ -1,4 +1,4 @@
-//! Requests of the control plane to an agent's wallet, which only a worker can open.
+//! Requests of the control plane to an agent's worker: to its wallet, which only a worker can open, and to its lock.
 
 use nexus_core::{Generation, Npub, UnixMs};
 
@@ -21,7 +21,7 @@ macro_rules! request_columns {
 pub struct WalletRequest {
     pub id: String,
     pub npub: Npub,
-    /// `invoice`, `balance`.
+    /// `invoice`, `balance`; `unlock_offer`, `unlock`.
     pub kind: String,
     pub body: String,
     pub created_at: UnixMs,
@@ -85,7 +85,7 @@ pub async fn waiting(store: &Store, npub: Npub, now: UnixMs) -> Result<Vec<Walle
     store.rows("read wallet requests", sql, params![npub, now, MAX_WAITING], request_row).await
 }
 
-/// Answers under the fence. `Conflict::NotFound` when it was answered or deleted before.
+/// Answers under the fence; what was asked is not kept. `Conflict::NotFound` when it was answered or deleted before.
 pub async fn answer(
     store: &Store,
     fence: Fence,
@@ -101,7 +101,7 @@ pub async fn answer(
     let mut draft = Draft::hosted("answer a wallet request", fence, npub, generation);
     draft.push(
         Statement::write(
-            "UPDATE wallet_request SET outcome = ?3, answer = ?4
+            "UPDATE wallet_request SET outcome = ?3, answer = ?4, body = '{}'
              WHERE request_id = ?2 AND npub = ?1 AND outcome IS NULL",
             params![npub, id.to_owned(), outcome, answer],
         )

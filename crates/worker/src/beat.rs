@@ -109,7 +109,7 @@ async fn take_in(host: &Host, applied: &mut i64, changed: Vec<Changed>) {
         *applied = (*applied).max(change.rev);
         if change.worker != Some(host.id) {
             host.interrupt(&change.npub);
-            host.roster().drop_agent(&change.npub);
+            host.drop_agent(&change.npub);
             continue;
         }
         let rests = change.rests_until.filter(|_| !host.is_running(&change.npub));
@@ -154,7 +154,7 @@ impl WallClock {
 fn fence_self(host: &Host) {
     host.set_fence(None);
     host.interrupt_all();
-    let dropped = host.roster().drop_all();
+    let dropped = host.drop_all();
     if dropped > 0 {
         tracing::warn!(agents = dropped, "agents dropped");
     }

@@ -7,9 +7,10 @@ use nexus_core::policy::{Ground, Verdict, judge};
 use nexus_core::tick::{Plan, Planned};
 use nexus_core::trigger::Stimulus;
 use nexus_core::{Npub, UnixMs};
+use nexus_nostr::gift_wrap::WrapError;
 use nexus_nostr::relay_pool::Interest;
 use nexus_nostr::{Head, gift_wrap, kinds, note, profile as lists};
-use nexus_seal::Signer;
+use nexus_seal::SignerError;
 use nexus_store::agent::Agent;
 use nostr::event::Kind;
 use nostr::filter::Filter;
@@ -19,6 +20,7 @@ use crate::filter::Taken;
 use crate::host::Host;
 use crate::perceive::{is_trusted, label};
 use crate::profile::{address, relays, sign, signed};
+use crate::secrets::signer_problem;
 use crate::unlock::Opened;
 
 /// How long to look for the relays that a receiver of messages named.
@@ -151,8 +153,10 @@ async fn message(
 ) -> Result<Plan, TurnError> {
     let mut relays = relays(host, agent);
     if legacy {
-        let Ok(ciphertext) = opened.signer.nip04_encrypt(to, text).await else {
-            return Ok(refused("the receiver's key is not a key"));
+        let ciphertext = match opened.signer.nip04_encrypt(to, text).await {
+            Ok(ciphertext) => ciphertext,
+            Err(error @ SignerError::Offline(_)) => return Err(signer_problem(&error)),
+            Err(_) => return Ok(refused("the receiver's key is not a key")),
         };
         let event =
             sign(opened, &address(kinds::LEGACY_DM), now, |head| note::legacy_dm(head, to, &ciphertext, answers))
@@ -165,6 +169,7 @@ async fn message(
     for reader in [*to, opened.npub] {
         match gift_wrap::gift_wrap(&*opened.signer, &rumor, &reader, now.secs(), &*host.entropy).await {
             Ok(wrapped) => events.push(signed(&wrapped)),
+            Err(WrapError::Signer(error @ SignerError::Offline(_))) => return Err(signer_problem(&error)),
             Err(error) => return Ok(refused(&format!("the message could not be wrapped: {error}"))),
         }
     }

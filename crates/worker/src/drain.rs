@@ -107,7 +107,7 @@ async fn give_up(host: &Host, npub: Npub, generation: Generation) -> bool {
     let fence = match host.live_fence() {
         Ok(fence) => fence,
         Err(TurnError::Stale) => {
-            host.roster().drop_agent(&npub);
+            host.drop_agent(&npub);
             return false;
         }
         Err(_) => {
@@ -117,11 +117,11 @@ async fn give_up(host: &Host, npub: Npub, generation: Generation) -> bool {
     };
     match placement::give_up(&host.store, fence, npub, generation).await {
         Ok(_) => {
-            host.roster().drop_agent(&npub);
+            host.drop_agent(&npub);
             true
         }
         Err(error) if error.is_stale() => {
-            host.roster().drop_agent(&npub);
+            host.drop_agent(&npub);
             false
         }
         Err(error) => {

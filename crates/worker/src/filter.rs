@@ -3,11 +3,14 @@
 use nexus_core::tick::Claimed;
 use nexus_core::trigger::{Class, Stimulus, Trigger};
 use nexus_core::{AgentConfig, Hash32, UnixMs};
-use nexus_nostr::trigger as nostr_trigger;
+use nexus_nostr::trigger::{self as nostr_trigger, TriggerError};
+use nexus_seal::SignerError;
 use nexus_store::inbox::Item;
 use nostr::event::Event;
 
+use crate::error::TurnError;
 use crate::host::Host;
+use crate::secrets::signer_problem;
 use crate::unlock::Opened;
 
 /// A row that passed: what it says, and the event to answer to.
@@ -55,15 +58,38 @@ pub(crate) fn digest(item: &Item) -> Hash32 {
 pub(crate) enum Sifted {
     Keep(Box<Taken>),
     Discard(&'static str),
+    /// Nobody could open it now: it waits.
+    Unread(TurnError),
+}
+
+/// Why a row was not opened.
+pub(crate) enum Closed {
+    /// It never will be.
+    For(&'static str),
+    /// The agent's signer does not answer.
+    Now(TurnError),
+}
+
+impl From<&'static str> for Closed {
+    fn from(why: &'static str) -> Self {
+        Self::For(why)
+    }
+}
+
+fn closed(error: TriggerError) -> Closed {
+    match error {
+        TriggerError::Signer(error @ SignerError::Offline(_)) => Closed::Now(signer_problem(&error)),
+        TriggerError::Signer(_) | TriggerError::Event(_) | TriggerError::Ignored(_) => Closed::For("not_readable"),
+    }
 }
 
 /// Opens one row without judging it: for a tick that already claimed it.
-pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static str> {
+pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, Closed> {
     let digest = digest(item);
     match item.class {
         Class::Nostr => {
             let event = nexus_nostr::parse_event(&item.payload).map_err(|_| "not_verified")?;
-            let stimulus = nostr_trigger::receive(&event, &*opened.signer).await.map_err(|_| "not_readable")?;
+            let stimulus = nostr_trigger::receive(&event, &*opened.signer).await.map_err(closed)?;
             let effect = Some(nostr_trigger::effect_id(&stimulus, &event));
             Ok(Taken { row: item.id, digest, stimulus, received_at: item.received_at, event: Some(event), effect })
         }
@@ -93,7 +119,8 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, &'static
 pub(crate) async fn sift(host: &Host, opened: &Opened, config: &AgentConfig, item: &Item, taken: &[Taken]) -> Sifted {
     let row = match open(opened, item).await {
         Ok(row) => row,
-        Err(why) => return Sifted::Discard(why),
+        Err(Closed::For(why)) => return Sifted::Discard(why),
+        Err(Closed::Now(problem)) => return Sifted::Unread(problem),
     };
     match judge(host, opened, config, &row, taken, host.now()) {
         Ok(()) => Sifted::Keep(Box::new(row)),

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
+use crate::custody::Attended;
 use crate::error::TurnError;
 use crate::faults::Faults;
 use crate::market::Market;
@@ -88,6 +89,7 @@ pub(crate) struct Host {
     watched: Mutex<HashMap<Npub, Vec<Watch>>>,
     senders: Mutex<Senders>,
     failures: Mutex<HashMap<Npub, u32>>,
+    attended: Mutex<Attended>,
 }
 
 /// What each sender of each agent wrote in the last minute.
@@ -161,6 +163,7 @@ impl Host {
             watched: Mutex::new(HashMap::new()),
             senders: Mutex::default(),
             failures: Mutex::new(HashMap::new()),
+            attended: Mutex::default(),
         }
     }
 
@@ -174,6 +177,31 @@ impl Host {
 
     pub fn roster(&self) -> MutexGuard<'_, Roster> {
         locked(&self.roster)
+    }
+
+    /// What owners delivered. Not to be held while the roster is taken.
+    pub fn attended(&self) -> MutexGuard<'_, Attended> {
+        locked(&self.attended)
+    }
+
+    /// Gives an agent up, and wipes what its owner delivered.
+    pub fn drop_agent(&self, npub: &Npub) {
+        self.roster().drop_agent(npub);
+        self.attended().forget(npub);
+    }
+
+    /// The same for all. Returns how many they were.
+    pub fn drop_all(&self) -> usize {
+        let dropped = self.roster().drop_all();
+        self.attended().forget_all();
+        dropped
+    }
+
+    /// After a turn: what it left of an agent that was given up meanwhile is wiped, too.
+    pub fn forget_unheld(&self, npub: &Npub) {
+        if !self.roster().holds(npub) {
+            self.attended().forget(npub);
+        }
     }
 
     /// The fence to write under; none while this worker has to fence itself.

@@ -5,6 +5,7 @@
 
 mod beat;
 mod config;
+mod custody;
 mod decide;
 mod drain;
 mod error;
@@ -23,6 +24,7 @@ mod rest;
 mod roster;
 mod run;
 mod runner;
+mod secrets;
 mod tick;
 mod trace;
 mod turn;

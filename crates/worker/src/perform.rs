@@ -8,10 +8,10 @@ use nexus_core::policy::judge_quote;
 use nexus_core::tick::{Bill, Effect, Failure, Record, Request, SignedEvent};
 use nexus_core::{Msat, UnixMs};
 use nexus_lightning::{Bolt11, PayRequest};
-use nexus_nostr::job::{self, Job, Params};
+use nexus_nostr::job::{self, Job, JobError, Params};
 use nexus_nostr::relay_pool::Interest;
 use nexus_nostr::{Head, Status, UpdateBody};
-use nexus_seal::Signer;
+use nexus_seal::SignerError;
 use nexus_store::payment::{self, NewPayment, Payment};
 use nexus_store::side::{PaymentMove, Side};
 use nexus_store::{Conflict, provider};
@@ -23,6 +23,7 @@ use crate::market::{self, fee_allowance};
 use crate::perceive::{Thinker, prompt};
 use crate::profile::signed;
 use crate::recover::{ask, moved, send, words};
+use crate::secrets::signer_problem;
 use crate::tick::{Run, acted};
 use crate::wallet::WALLET_TIMEOUT;
 
@@ -100,16 +101,22 @@ async fn request_event(
         bid: Some(candidate.quote),
         relays: relays.iter().take(4).cloned().collect(),
     };
-    let refused = |error: String| TurnError::parked("signer_refused", error, 10_000);
     let created_at = run.opened.state.next_created_at("5050", now);
     let provider = candidate.offer.provider;
     let unsigned = if candidate.encrypted {
-        job::request_to(&*run.opened.signer, created_at, &provider, &job).await.map_err(|e| refused(e.to_string()))?
+        job::request_to(&*run.opened.signer, created_at, &provider, &job).await.map_err(not_requested)?
     } else {
         job::clear_request(Head::new(run.pen.npub, created_at), Some(&provider), &job, candidate.offer.dialect)
     };
-    let event = run.opened.signer.sign(unsigned).await.map_err(|e| refused(e.to_string()))?;
+    let event = run.opened.signer.sign(unsigned).await.map_err(|error| signer_problem(&error))?;
     Ok(signed(&event))
+}
+
+fn not_requested(error: JobError) -> TurnError {
+    match error {
+        JobError::Signer(error) => signer_problem(&error),
+        JobError::Event(_) | JobError::Invalid(_) => TurnError::parked("signer_refused", error.to_string(), 10_000),
+    }
 }
 
 /// Performs one effect and appends what came of it.
@@ -210,7 +217,12 @@ async fn listen(
         };
         let Some(event) = event else { return Err(TurnError::Interrupted) };
         let update = job::receive_update(&event, request.event.id, &request.provider, &*signer).await;
-        let Ok(update) = update else { continue };
+        let update = match update {
+            Ok(update) => update,
+            // What the provider said is there still when the signer is back.
+            Err(JobError::Signer(error @ SignerError::Offline(_))) => return Err(signer_problem(&error)),
+            Err(_) => continue,
+        };
         sign_of_life = true;
         let heard = match &update.body {
             UpdateBody::Result(result) => {

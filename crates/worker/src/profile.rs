@@ -5,7 +5,6 @@ use nexus_core::policy::Autonomy;
 use nexus_core::tick::SignedEvent;
 use nexus_nostr::profile::{Profile, Use, agent_profile, dm_relays, metadata, relay_list};
 use nexus_nostr::{Head, kinds};
-use nexus_seal::Signer;
 use nexus_store::agent::Agent;
 use nexus_store::publication::NewPublication;
 use nexus_store::side::Side;
@@ -14,6 +13,7 @@ use nostr::event::UnsignedEvent;
 use crate::error::TurnError;
 use crate::host::Host;
 use crate::ledger::Pen;
+use crate::secrets::signer_problem;
 use crate::unlock::{Opened, save_state};
 
 /// The relays that an agent reads and writes: the host's own first.
@@ -32,11 +32,7 @@ pub(crate) async fn sign(
 ) -> Result<SignedEvent, TurnError> {
     let created_at = opened.state.next_created_at(address, now);
     let unsigned = build(Head::new(opened.npub, created_at));
-    let event = opened
-        .signer
-        .sign(unsigned)
-        .await
-        .map_err(|error| TurnError::parked("signer_refused", error.to_string(), 10_000))?;
+    let event = opened.signer.sign(unsigned).await.map_err(|error| signer_problem(&error))?;
     Ok(signed(&event))
 }
 

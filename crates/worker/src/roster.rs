@@ -128,6 +128,11 @@ impl Roster {
         }
     }
 
+    /// Whether an agent is held here, and not given up during its turn.
+    pub fn holds(&self, npub: &Npub) -> bool {
+        self.seats.get(npub).is_some_and(|seat| !seat.gone)
+    }
+
     /// Agents that are not in their turn, soonest due first.
     pub fn idle(&self, limit: usize) -> Vec<(Npub, Generation)> {
         let seat = |(_, npub): &(MonoMs, Npub)| Some((*npub, self.seats.get(npub)?.generation));

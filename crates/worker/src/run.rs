@@ -123,6 +123,7 @@ async fn one_turn(host: &Arc<Host>, npub: Npub, generation: Generation) {
             host.roster().lost(&npub, generation, host.mono());
         }
     }
+    host.forget_unheld(&npub);
     host.notify.notify_one();
 }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::decide::decide;
 use crate::error::TurnError;
 use crate::faults::At;
-use crate::filter::{self, Taken};
+use crate::filter::{self, Closed, Taken};
 use crate::funds;
 use crate::ledger::Pen;
 use crate::perform;
@@ -193,7 +193,11 @@ pub(crate) async fn resume<'a>(
     let mut taken = Vec::new();
     for claimed in &tick.inbox {
         let row = match open.inbox.iter().find(|item| item.id == claimed.row) {
-            Some(item) if filter::digest(item) == claimed.digest => filter::open(opened, item).await.ok(),
+            Some(item) if filter::digest(item) == claimed.digest => match filter::open(opened, item).await {
+                Ok(row) => Some(row),
+                Err(Closed::For(_)) => None,
+                Err(Closed::Now(problem)) => return Err(problem),
+            },
             Some(_) | None => None,
         };
         // Readable when the tick began, so readable now. One that is not, or that says something else than what

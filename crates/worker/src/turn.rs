@@ -7,6 +7,7 @@ use nexus_core::availability::Missed;
 use nexus_core::budget::{Window, believe};
 use nexus_core::gate::{self, Refusal, Standing};
 use nexus_core::lifecycle::{self, Lifecycle};
+use nexus_core::policy::Custody;
 use nexus_core::schedule;
 use nexus_core::status::{CustodyState, Desired, Reason};
 use nexus_core::trigger::Trigger;
@@ -24,8 +25,9 @@ use crate::host::Host;
 use crate::ledger::Pen;
 use crate::perceive::Room;
 use crate::roster::NEVER;
+use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
-use crate::{funds, profile, recover, rest, tick, wallet};
+use crate::{custody, funds, profile, recover, rest, tick, wallet};
 
 /// What becomes of the agent's seat.
 pub(crate) enum After {
@@ -97,10 +99,17 @@ async fn park(host: &Host, npub: Npub, generation: Generation, code: &str, text:
     let retry = host.now().plus_ms(i64::try_from(retry_ms).unwrap_or(i64::MAX));
     let shown = async {
         let agent = agent::get(&host.store, npub).await?.ok_or(TurnError::Stale)?;
-        pen.reason(&agent, Some(Reason::new(code, text)), Some(retry)).await?;
-        if code == "locked" && agent.custody != CustodyState::Locked {
-            let change = Change { custody: Some(CustodyState::Locked), ..Change::default() };
-            pen.change(change, Vec::new()).await?;
+        let custody = match code {
+            LOCKED => CustodyState::Locked,
+            SIGNER_OFFLINE => CustodyState::SignerOffline,
+            _ => agent.custody,
+        };
+        let reason = Some(Reason::new(code, text));
+        if agent.custody == custody {
+            pen.reason(&agent, reason, Some(retry)).await?;
+        } else {
+            let (custody, reason, next_attempt_at) = (Some(custody), Some(reason), Some(Some(retry)));
+            pen.change(Change { custody, reason, next_attempt_at, ..Change::default() }, Vec::new()).await?;
         }
         Ok::<(), TurnError>(())
     };
@@ -185,9 +194,19 @@ async fn attempt(
         // Before the first write that an older worker can't read.
         agent::raise_reader(&host.store, pen.fence()?, npub, pen.generation, host.version).await?;
     }
-    let mut opened = unlock(host, &agent).await?;
+    let requests = custody::answer(host, &agent, requests).await?;
+    let mut opened = match unlock(host, &agent).await {
+        Err(TurnError::Parked { code: code @ (LOCKED | SIGNER_OFFLINE), text, retry_ms }) => {
+            wallet::refuse(host, &agent, requests, &text).await?;
+            return Err(TurnError::Parked { code, text, retry_ms });
+        }
+        opened => opened?,
+    };
     if agent.custody != CustodyState::Ready {
-        let change = Change { custody: Some(CustodyState::Ready), ..Change::default() };
+        // What was shown of it is over; that it was shown still explains why a tick is late.
+        let over = agent.reason.as_ref().is_some_and(|reason| [LOCKED, SIGNER_OFFLINE].contains(&&*reason.code));
+        let reason = over.then_some(None);
+        let change = Change { custody: Some(CustodyState::Ready), reason, ..Change::default() };
         pen.change(change, Vec::new()).await?;
         agent.custody = CustodyState::Ready;
     }
@@ -286,7 +305,8 @@ async fn live(
         Err(refusal) => {
             let rests = refusal.code == rest::NOTHING_NEW;
             let next = refuse(&pen, &agent, trigger, &taken, refusal).await?;
-            if rests {
+            // An agent whose key nobody stored is looked at, so that it shows when it is locked again.
+            if rests && opened.custody == Custody::Sealed {
                 rest::mark(&pen, &agent, opened.state.policy_version, now).await?;
             }
             return Ok(Some(next));
@@ -348,6 +368,7 @@ async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &Opened) -> Result<Vec
             Sifted::Keep(row) if room.take(&row.stimulus) => taken.push(*row),
             // In their order: a short one does not overtake.
             Sifted::Keep(_) => break,
+            Sifted::Unread(problem) => return Err(problem),
             Sifted::Discard(why) => {
                 tracing::debug!(npub = %pen.npub.short(), why, "inbox row discarded");
                 inbox::discard(&host.store, pen.fence()?, pen.npub, pen.generation, &[item.id], why).await?;

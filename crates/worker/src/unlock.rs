@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use nexus_core::policy::Policy;
+use nexus_core::policy::{Custody, Policy};
 use nexus_core::state::AgentState;
 use nexus_core::{Generation, Npub};
 use nexus_seal::blob::Purpose;
-use nexus_seal::{Wrap, verify_policy};
+use nexus_seal::{Signer, SignerError, Wrap, verify_policy};
 use nexus_store::agent::{self, Agent, Made};
 use nexus_store::blob::{self, Blob};
 use nexus_store::tick::NewState;
-use nexus_vault::{AgentKeys, AgentSecrets, LocalSigner, VaultError, WalletSeed};
+use nexus_vault::{AgentKeys, VaultError, WalletSeed};
 
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::host::Host;
+use crate::secrets::{self, Secrets, signer_problem};
 
 /// Until an agent that cannot be opened is tried again: its owner or operator has to act first.
 const RETRY_MS: u64 = 60_000;
@@ -23,7 +24,8 @@ const RETRY_MS: u64 = 60_000;
 pub(crate) struct Opened {
     pub npub: Npub,
     pub owner: Npub,
-    pub signer: Arc<LocalSigner>,
+    pub custody: Custody,
+    pub signer: Arc<dyn Signer>,
     pub wallet_seed: WalletSeed,
     pub keys: AgentKeys,
     /// The policy to obey, or why there is none.
@@ -51,17 +53,13 @@ impl Opened {
 pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnError> {
     let npub = agent.npub;
     let sealed = agent::sealed(&host.store, npub).await?.ok_or(TurnError::Stale)?;
-    let Some(sealed_key) = &sealed.sealed_key else {
-        let text = "no key is sealed to this pool: create the agent again with the nexus client, or unlock it";
-        return Err(TurnError::parked("locked", text, RETRY_MS));
-    };
-    let opened = AgentSecrets::open(sealed_key, &host.pool, &host.config.pool, &npub, host.entropy.clone());
-    let secrets = opened.map_err(|error| TurnError::parked("sealed_key_refused", error.to_string(), RETRY_MS))?;
+    let secrets = secrets::of(host, agent, &sealed).await?;
     let (keys, state, stored_version) = open_state(host, agent, &secrets).await?;
     let (policy, policy_digest) = open_policy(sealed.policy.as_ref().map(|p| p.event.as_str()), &secrets, &state);
     let mut opened = Opened {
         npub,
         owner: secrets.owner,
+        custody: secrets.custody,
         signer: secrets.signer,
         wallet_seed: secrets.wallet,
         keys,
@@ -74,22 +72,28 @@ pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnErr
     Ok(opened)
 }
 
-async fn open_state(
-    host: &Host,
-    agent: &Agent,
-    secrets: &AgentSecrets,
-) -> Result<(AgentKeys, AgentState, i64), TurnError> {
+async fn open_state(host: &Host, agent: &Agent, secrets: &Secrets) -> Result<(AgentKeys, AgentState, i64), TurnError> {
     let npub = agent.npub;
     let stored = agent::state(&host.store, npub).await?;
     let wraps = agent::wraps(&host.store, npub).await?;
     let wraps: Vec<Wrap> = wraps.into_iter().filter_map(read_wrap).collect();
-    let keys = match AgentKeys::open(&*secrets.signer, &wraps).await {
+    let held = host.attended().keys(&npub, agent.generation);
+    let keys = match held {
+        Some(keys) => Ok(keys),
+        None => AgentKeys::open(&*secrets.signer, &wraps).await,
+    };
+    let keys = match keys {
         Ok(keys) => keys,
+        Err(VaultError::Signer(error @ SignerError::Offline(_))) => return Err(signer_problem(&error)),
         Err(VaultError::WrapMissing(_)) if stored.is_none() && !secrets.with_state => {
             make_keys(host, agent, secrets).await?
         }
         Err(error) => return Err(TurnError::parked("keys_refused", error.to_string(), RETRY_MS)),
     };
+    if secrets.custody == Custody::Bunker {
+        // Its signer is not asked for it again while the agent is here.
+        host.attended().keep_keys(npub, agent.generation, &keys);
+    }
     let Some(stored) = stored else {
         if secrets.with_state {
             // Starting afresh would forget which policy was obeyed and what was spent.
@@ -113,12 +117,12 @@ fn read_wrap(wrap: agent::Wrap) -> Option<Wrap> {
 }
 
 /// What a bare API caller left out is made at the first start.
-async fn make_keys(host: &Host, agent: &Agent, secrets: &AgentSecrets) -> Result<AgentKeys, TurnError> {
+async fn make_keys(host: &Host, agent: &Agent, secrets: &Secrets) -> Result<AgentKeys, TurnError> {
     let failed = |error: VaultError| TurnError::parked("keys_refused", error.to_string(), RETRY_MS);
     let keys = AgentKeys::generate(agent.npub, &*host.entropy);
     let recipient = host.pool.recipient();
-    let pool = (host.config.pool.as_str(), &recipient);
-    let wraps = keys.wraps(&*secrets.signer, &[secrets.owner], Some(pool), &*host.entropy).await.map_err(failed)?;
+    let pool = (secrets.custody == Custody::Sealed).then_some((host.config.pool.as_str(), &recipient));
+    let wraps = keys.wraps(&*secrets.signer, &[secrets.owner], pool, &*host.entropy).await.map_err(failed)?;
     let stored = wraps.iter().map(|wrap| agent::Wrap {
         key: wrap.key.as_str().to_owned(),
         number: wrap.number,
@@ -137,7 +141,7 @@ async fn make_keys(host: &Host, agent: &Agent, secrets: &AgentSecrets) -> Result
 type Verified = (Result<Policy, PolicyProblem>, Option<nexus_core::Hash32>);
 
 /// Verifies the stored policy against the owner inside the sealed key, and against what was obeyed before.
-fn open_policy(event: Option<&str>, secrets: &AgentSecrets, state: &AgentState) -> Verified {
+fn open_policy(event: Option<&str>, secrets: &Secrets, state: &AgentState) -> Verified {
     let Some(event) = event else {
         let text = "no policy signed by the owner: the agent may not spend".to_owned();
         return (Err(PolicyProblem { code: "policy_missing", text }), None);
@@ -152,6 +156,10 @@ fn open_policy(event: Option<&str>, secrets: &AgentSecrets, state: &AgentState) 
         Err(error) => return refused(format!("policy refused: {error}")),
     };
     match signed.follows(state.policy_version, state.policy_digest, secrets.min_policy_version) {
+        Ok(()) if signed.policy.custody != secrets.custody => {
+            let (found, delivered) = (signed.policy.custody, secrets.custody);
+            refused(format!("policy refused: it says custody {found:?}, but the key was given for {delivered:?}"))
+        }
         Ok(()) => (Ok(signed.policy), Some(signed.digest)),
         Err(error) => refused(format!("policy refused: {error}")),
     }

@@ -93,20 +93,34 @@ pub(crate) async fn answer(
             Ok(wallet) => one(host, agent.npub, &*wallet, &request).await,
             Err(error) => Answer::Failed(error.to_string()),
         };
-        let fence = host.live_fence()?;
-        let stored =
-            wallet_request::answer(&host.store, fence, agent.npub, agent.generation, &request.id, answer).await;
-        match stored {
-            Ok(()) => {}
-            Err(error) if error.conflict().is_some() => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if answered {
-        // Whoever waits for the answer reads the database when it hears this.
-        host.bus.publish(nexus_bus::Wake::Event { npub: agent.npub, seq: agent.event_seq });
+        say(host, agent, &request.id, answer).await?;
     }
     Ok(answered)
+}
+
+/// Tells everyone who asked why there is no wallet now.
+pub(crate) async fn refuse(
+    host: &Host,
+    agent: &Agent,
+    requests: Vec<WalletRequest>,
+    why: &str,
+) -> Result<(), TurnError> {
+    for request in requests {
+        say(host, agent, &request.id, Answer::Failed(why.to_owned())).await?;
+    }
+    Ok(())
+}
+
+/// Stores one answer, and tells whoever waits for it to read the database.
+pub(crate) async fn say(host: &Host, agent: &Agent, id: &str, answer: Answer) -> Result<(), TurnError> {
+    let fence = host.live_fence()?;
+    match wallet_request::answer(&host.store, fence, agent.npub, agent.generation, id, answer).await {
+        Ok(()) => {}
+        Err(error) if error.conflict().is_some() => {}
+        Err(error) => return Err(error.into()),
+    }
+    host.bus.publish(nexus_bus::Wake::Event { npub: agent.npub, seq: agent.event_seq });
+    Ok(())
 }
 
 async fn one(host: &Host, npub: Npub, wallet: &dyn WalletDriver, request: &WalletRequest) -> Answer {

@@ -3,10 +3,10 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use nexus_core::policy::Custody;
+use nexus_core::policy::{Custody, Policy};
 use nexus_core::status::{Reason, Scope};
 use nexus_core::{Npub, UnixMs};
-use nexus_seal::{CreateAgent, HostClaim};
+use nexus_seal::{CreateAgent, HostClaim, WrapRecipient};
 use nexus_store::agent::{self, NewAgent, Sealed, StoredPolicy, Wrap};
 use nexus_store::{Conflict, StoreError};
 use serde::Serialize;
@@ -155,19 +155,33 @@ fn not_created(error: StoreError) -> Problem {
     }
 }
 
-/// Only `sealed` is there today; the others are refused by name, never half done.
+/// What is stored must be what the custody says; modes that are not there are refused by name, never half done.
 fn check_custody(app: &Shared, body: &CreateAgent) -> Answer<()> {
     let Some(event) = &body.policy else { return Ok(()) };
-    let policy = nexus_core::policy::Policy::parse(&event.content)
-        .map_err(|error| Problem::with(Code::PolicyInvalid, error.to_string()))?;
+    let policy =
+        Policy::parse(&event.content).map_err(|error| Problem::with(Code::PolicyInvalid, error.to_string()))?;
     super::policy::supported(policy.custody)?;
     super::policy::wallet_supported(app, &policy)?;
     match (policy.custody, &body.sealed_key) {
         (Custody::Sealed, None) => {
             Err(Problem::invalid("sealed_key", "custody `sealed` needs it: seal it to GET /v1/pool"))
         }
-        (_, _) => Ok(()),
+        (Custody::Bunker, None) => {
+            let detail = "custody `bunker` needs it: the way to the signer, sealed to GET /v1/pool";
+            Err(Problem::invalid("sealed_key", detail))
+        }
+        (Custody::Attended, Some(_)) => {
+            Err(Problem::invalid("sealed_key", "custody `attended` stores none: leave it out, and unlock the agent"))
+        }
+        (Custody::Attended | Custody::Bunker, _) if body.wraps.iter().any(to_pool) => {
+            Err(Problem::invalid("wraps", "only custody `sealed` stores a wrap to the pool"))
+        }
+        (Custody::Sealed | Custody::Attended | Custody::Bunker | Custody::Threshold, _) => Ok(()),
     }
+}
+
+fn to_pool(wrap: &nexus_seal::Wrap) -> bool {
+    matches!(wrap.recipient, WrapRecipient::Pool(_))
 }
 
 /// The claim must name this very host.
@@ -194,15 +208,24 @@ async fn check_quota(app: &Shared, caller: &Caller) -> Answer<()> {
     if count < u64::from(most) { Ok(()) } else { Err(full()) }
 }
 
+fn attended(body: &CreateAgent) -> bool {
+    let policy = body.policy.as_ref().and_then(|event| Policy::parse(&event.content).ok());
+    policy.is_some_and(|policy| policy.custody == Custody::Attended)
+}
+
+fn key_missing(body: &CreateAgent) -> bool {
+    body.sealed_key.is_none() && !attended(body)
+}
+
 fn reason(body: &CreateAgent) -> Reason {
-    if body.sealed_key.is_none() {
+    if key_missing(body) {
         return Reason::new("key_missing", "no key is sealed to this host's workers: PUT …/sealed-key");
     }
     Reason::new("stopped", "created, not started: `nexus agent start`")
 }
 
 fn row(body: CreateAgent, caller: &Caller, now: UnixMs) -> Answer<NewAgent> {
-    let key_missing = body.sealed_key.is_none().then(|| reason(&body));
+    let key_missing = key_missing(&body).then(|| reason(&body));
     let policy = match &body.policy {
         Some(event) => Some(super::policy::row(event, &caller.pubkey, &body.npub)?),
         None => None,

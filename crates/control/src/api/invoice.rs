@@ -1,22 +1,18 @@
 //! Money in: an invoice from the agent's own wallet, which only a worker can open.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use nexus_bus::{Heard, Wake};
 use nexus_core::status::Scope;
-use nexus_core::{Hash32, Npub, TickId, UnixMs};
-use nexus_store::Conflict;
-use nexus_store::wallet_request::{self, Answer as Said, WalletRequest};
+use nexus_core::{Hash32, UnixMs};
+use nexus_store::wallet_request::Answer as Said;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Answer;
-use super::status;
+use super::ask::{ask, unanswered};
 use crate::app::Shared;
 use crate::auth::Caller;
 use crate::gate::Raw;
@@ -25,10 +21,6 @@ use crate::problem::{Code, Problem, ProblemBody};
 /// Largest invoice, in sats: one bitcoin.
 const MAX_SATS: u64 = 100_000_000;
 const MAX_MEMO: usize = 256;
-/// The answer is looked for this often, whatever the bus says.
-const POLL_MS: u64 = 100;
-/// Unanswered requests of one caller's patience: a worker that comes later finds it expired.
-const EXPIRES_MS: i64 = 15_000;
 
 /// What to ask the agent's wallet for.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -82,24 +74,9 @@ pub async fn create(State(app): State<Shared>, caller: Caller, Path(npub): Path<
     if memo.len() > MAX_MEMO {
         return Err(Problem::invalid("memo", format!("at most {MAX_MEMO} bytes")));
     }
-    let now = app.now();
-    let request = WalletRequest {
-        id: TickId::new(now, app.random()).to_string(),
-        npub: agent.npub,
-        kind: "invoice".to_owned(),
-        body: json!({ "amount_msat": amount_sats * 1_000, "memo": memo }).to_string(),
-        created_at: now,
-        expires_at: now.plus_ms(EXPIRES_MS),
-        answer: None,
-    };
-    let id = request.id.clone();
-    let audit = caller.audit(now, "agent.invoice", agent.npub, json!({ "amount_sats": amount_sats }));
-    wallet_request::put(&app.store, request, Some(audit)).await.map_err(|error| match error.conflict() {
-        Some(Conflict::TooMany) => Problem::with(Code::RateLimited, "too many requests wait for this wallet"),
-        _ => error.into(),
-    })?;
-    app.wake_agent(agent.npub);
-    match wait(&app, agent.npub, &id).await? {
+    let body = json!({ "amount_msat": amount_sats * 1_000, "memo": memo });
+    let audit = caller.audit(app.now(), "agent.invoice", agent.npub, json!({ "amount_sats": amount_sats }));
+    match ask(&app, agent.npub, "invoice", body.to_string(), audit).await? {
         Some(Said::Done(text)) => {
             let made: Made = serde_json::from_str(&text).map_err(|error| Problem::internal("invoice", &error))?;
             let Made { bolt11, payment_hash, expires_at: expires_at_ms } = made;
@@ -107,39 +84,6 @@ pub async fn create(State(app): State<Shared>, caller: Caller, Path(npub): Path<
             Ok((StatusCode::CREATED, Json(view)).into_response())
         }
         Some(Said::Failed(why)) => Err(Problem::with(Code::WalletUnavailable, why).retry_after_secs(5)),
-        None => Err(unanswered(&app, &caller, agent.npub).await),
+        None => Err(unanswered(&app, &caller, agent.npub, Code::WalletUnavailable).await),
     }
-}
-
-async fn wait(app: &Shared, npub: Npub, id: &str) -> Answer<Option<Said>> {
-    let deadline = app.clock.mono().plus_ms(app.config.invoice_wait_ms);
-    let mut bus = app.bus.subscribe();
-    loop {
-        let found = wallet_request::get(&app.store, npub, id).await?;
-        if let Some(answer) = found.and_then(|request| request.answer) {
-            return Ok(Some(answer));
-        }
-        if app.clock.mono() >= deadline {
-            return Ok(None);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(POLL_MS)) => {}
-            () = app.stop.cancelled() => return Ok(None),
-            heard = bus.recv() => match heard {
-                Ok(Heard::Wake(Wake::Event { npub: of, .. })) if of == npub => {}
-                // Others' wakes must not make this read in a loop.
-                _ => tokio::time::sleep(Duration::from_millis(POLL_MS / 4)).await,
-            },
-        }
-    }
-}
-
-/// Says what stands in the way, as far as the rows know.
-async fn unanswered(app: &Shared, caller: &Caller, npub: Npub) -> Problem {
-    let detail = match caller.agent(app, &npub.to_string()).await {
-        Ok(agent) if agent.worker.is_none() => "no worker has this agent now".to_owned(),
-        Ok(agent) => format!("its worker did not answer in time ({})", status::reason(&agent).text),
-        Err(problem) => return problem,
-    };
-    Problem::with(Code::WalletUnavailable, detail).retry_after_secs(5)
 }

@@ -6,12 +6,11 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 16] = [
+const LATER: [(&str, &str); 15] = [
     ("/v1/agents/import", "importing an agent"),
     ("/v1/agents/{npub}/export", "exporting an agent"),
     ("/v1/agents/{npub}/claim", "handing over a host claim"),
     ("/v1/agents/{npub}/withdrawals", "withdrawing"),
-    ("/v1/agents/{npub}/unlock", "unlocking (attended custody)"),
     ("/v1/agents/{npub}/approvals", "approvals"),
     ("/v1/agents/{npub}/approvals/{id}", "approvals"),
     ("/v1/agents/{npub}/hooks", "incoming webhooks"),

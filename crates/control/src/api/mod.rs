@@ -2,6 +2,7 @@
 
 mod account;
 mod agent;
+mod ask;
 mod create;
 pub mod event;
 mod fleet;
@@ -17,6 +18,7 @@ pub(crate) mod status;
 mod tick;
 mod ticket;
 mod token;
+mod unlock;
 
 use std::sync::Arc;
 
@@ -92,6 +94,7 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(event::read))
         .routes(routes!(ticket::create))
         .routes(routes!(invoice::create))
+        .routes(routes!(unlock::offer, unlock::deliver))
         .routes(routes!(policy::read, policy::replace))
         .routes(routes!(sealed::wraps))
         .routes(routes!(sealed::replace_key))

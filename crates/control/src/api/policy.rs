@@ -77,6 +77,7 @@ pub async fn store(app: &Shared, caller: &Caller, agent: &Agent, event: &Event) 
     caller.require_key()?;
     let (row, policy) = row(event, &caller.pubkey, &agent.npub)?;
     supported(policy.custody)?;
+    same_custody(app, agent, &policy).await?;
     wallet_supported(app, &policy)?;
     let audit = caller.audit(app.now(), "agent.policy", agent.npub, json!({ "version": row.version }));
     let stored = agent::set_policy(&app.store, agent.npub, row, audit).await;
@@ -86,6 +87,23 @@ pub async fn store(app: &Shared, caller: &Caller, agent: &Agent, event: &Event) 
     })?;
     app.wake_agent(agent.npub);
     Ok(stored)
+}
+
+/// A policy says which custody the agent was made in; changing it takes more than a signature.
+async fn same_custody(app: &Shared, agent: &Agent, policy: &Policy) -> Answer<()> {
+    let stored = agent::sealed(&app.store, agent.npub).await?.and_then(|sealed| sealed.policy);
+    let Some(before) = stored.and_then(|stored| custody_of(&stored)) else { return Ok(()) };
+    if before == policy.custody {
+        return Ok(());
+    }
+    let detail = format!("custody: the agent was made in {before:?}, and a policy cannot change that");
+    Err(Problem::with(Code::PolicyInvalid, detail))
+}
+
+/// The custody that a stored policy names.
+pub fn custody_of(stored: &StoredPolicy) -> Option<Custody> {
+    let event: Event = serde_json::from_str(&stored.event).ok()?;
+    Policy::parse(&event.content).ok().map(|policy| policy.custody)
 }
 
 /// The row of a policy whose signature, form and agent were checked.
@@ -111,9 +129,7 @@ pub fn wallet_supported(app: &Shared, policy: &Policy) -> Answer<()> {
 /// Custody modes that exist.
 pub fn supported(custody: Custody) -> Answer<()> {
     match custody {
-        Custody::Sealed => Ok(()),
-        Custody::Attended => Err(Problem::with(Code::NotYet, "custody `attended` comes in a later version")),
-        Custody::Bunker => Err(Problem::with(Code::NotYet, "custody `bunker` comes in a later version")),
+        Custody::Sealed | Custody::Attended | Custody::Bunker => Ok(()),
         Custody::Threshold => Err(Problem::with(Code::NotYet, "custody `threshold` is not built")),
     }
 }

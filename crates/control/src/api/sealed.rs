@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use nexus_core::policy::Custody;
 use nexus_core::status::Scope;
 use nexus_seal::{Wrap, WrapRecipient};
 use nexus_store::agent;
@@ -93,6 +94,10 @@ pub async fn replace_key(
     let bad = |detail: String| Problem::with(Code::EnvelopeInvalid, detail);
     nexus_seal::check_recipient_envelope(&body.sealed_key).map_err(|error| bad(error.to_string()))?;
     nexus_seal::api::check_wraps(&body.wraps).map_err(bad)?;
+    let stored = agent::sealed(&app.store, agent.npub).await?.and_then(|sealed| sealed.policy);
+    if stored.and_then(|stored| super::policy::custody_of(&stored)) == Some(Custody::Attended) {
+        return Err(Problem::invalid("sealed_key", "custody `attended` stores none: unlock the agent instead"));
+    }
     let wraps = body.wraps.into_iter().map(super::create::wrap).collect();
     let audit = caller.audit(app.now(), "agent.seal", agent.npub, json!({}));
     let changed = agent::set_sealed_key(&app.store, agent.npub, body.sealed_key, wraps, audit).await?;

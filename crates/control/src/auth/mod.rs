@@ -13,6 +13,7 @@ use nexus_seal::{Request, VerifiedRequest, verify_agent_proof, verify_nip98};
 use nexus_store::account::Account;
 use nexus_store::agent::Agent;
 use nexus_store::{Audit, replay};
+use nostr::event::Event;
 
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
@@ -96,6 +97,10 @@ pub fn parse_npub(text: &str) -> Result<Npub, Problem> {
     npub.ok_or_else(Problem::not_found)
 }
 
+/// The event by which the caller's own key signed a request: what is passed on to a worker with the raw body.
+#[derive(Debug, Clone)]
+pub struct SignedRequest(pub Event);
+
 /// The agent's proof that came with a request, unverified: who has to have signed it is known only with the body.
 #[derive(Debug, Clone)]
 pub struct AgentProof {
@@ -134,6 +139,7 @@ pub async fn authenticate(app: &Shared, parts: &mut Parts, body: &[u8]) -> Resul
         .map_err(|error| Problem::with(Code::Unauthorized, error.to_string()))?;
     use_once(app, &verified).await?;
     let account = register::account_of(app, verified.pubkey, &parts.headers).await?;
+    parts.extensions.insert(SignedRequest(verified.event));
     Ok(Caller { account, pubkey: verified.pubkey, via: Via::Key })
 }
 

@@ -49,6 +49,8 @@ pub enum AgentCommand {
     Set(ConfigArgs),
     /// Show or change the signed policy: limits, autonomy, allow-lists
     Policy(PolicyArgs),
+    /// Give its key to the worker that has it now (attended custody)
+    Unlock(UnlockArgs),
     /// Remove it from this host
     Delete(DeleteArgs),
     /// Take sats out of its wallet (not yet)
@@ -114,6 +116,12 @@ pub struct CreateArgs {
     /// Who can use its key
     #[arg(long, value_enum, default_value_t = CustodyArg::Sealed)]
     pub custody: CustodyArg,
+    /// File with the bunker:// URI of your signer (custody bunker)
+    #[arg(long, value_name = "FILE", conflicts_with = "nostrconnect")]
+    pub bunker_file: Option<PathBuf>,
+    /// Show a nostrconnect:// URI over this relay and wait for your signer (custody bunker); may be repeated
+    #[arg(long, value_name = "URL")]
+    pub nostrconnect: Vec<String>,
     /// File with the passphrase for the mnemonic's envelope
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
@@ -250,6 +258,21 @@ pub struct PolicyArgs {
     /// Sign this document (JSON) as the next version
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct UnlockArgs {
+    /// Name or npub
+    pub agent: String,
+    /// File with the passphrase of the mnemonic's envelope
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The envelope, if it is not where `create` kept it
+    #[arg(long, value_name = "FILE", conflicts_with = "mnemonic_file")]
+    pub envelope_file: Option<PathBuf>,
+    /// File with the mnemonic itself
+    #[arg(long, value_name = "FILE")]
+    pub mnemonic_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
     AgentCommand, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, FundArgs, PolicyArgs, StopArgs, TickArgs,
-    TicksArgs,
+    TicksArgs, UnlockArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,

@@ -6,6 +6,11 @@ use super::{Friend, Host, PASSPHRASE, Place};
 
 /// Searches everything that the host writes for everything that it must not.
 pub fn secrets_are_nowhere(place: &Place, host: &Host, npub: &str, friend: &Friend) {
+    these_are_nowhere(place, host, friend, opened_secrets(place, npub));
+}
+
+/// Searches for these, and for what no agent's host may ever write.
+pub fn these_are_nowhere(place: &Place, host: &Host, friend: &Friend, secrets: Vec<(&'static str, String)>) {
     let mut needles = vec![
         ("passphrase", PASSPHRASE.to_owned()),
         ("goal", "zebra-goal".to_owned()),
@@ -13,7 +18,7 @@ pub fn secrets_are_nowhere(place: &Place, host: &Host, npub: &str, friend: &Frie
         ("old message", "zebra-old-message".to_owned()),
         ("prompt", "You are an autonomous agent on Nostr".to_owned()),
     ];
-    needles.extend(opened_secrets(place, npub));
+    needles.extend(secrets);
     let mut haystacks: Vec<(String, Vec<u8>)> = Vec::new();
     for dir in ["data", "devnet"] {
         collect(&place.path(dir), &mut haystacks);

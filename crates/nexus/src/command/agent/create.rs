@@ -1,12 +1,16 @@
 //! `nexus agent create`
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use nexus_client::bunker::Bunker;
 use nexus_client::create::{Draft, Prepared, prepare};
+use nexus_client::pool::Offer;
 use nexus_client::{Error, file, pool};
 use nexus_core::AgentConfig;
 use nexus_core::agent::HeartbeatWhen;
-use nexus_seal::{Passphrase, SecretText};
+use nexus_core::policy::Custody;
+use nexus_seal::{Passphrase, SecretText, SignedPool};
 use serde_json::json;
 
 use crate::cli::{CreateArgs, CustodyArg};
@@ -17,21 +21,15 @@ use crate::session::Session;
 
 pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     match args.custody {
-        CustodyArg::Sealed => {}
-        CustodyArg::Attended => return not_yet("agent create --custody attended", "use --custody sealed"),
-        CustodyArg::Bunker => return not_yet("agent create --custody bunker", "use --custody sealed"),
+        CustodyArg::Sealed | CustodyArg::Attended | CustodyArg::Bunker => {}
         CustodyArg::Threshold => return not_yet("agent create --custody threshold", "use --custody sealed"),
     }
     let (passphrase, generated) = passphrase(session, &args)?;
-    let draft = draft(&args, passphrase.clone())?;
+    let mut draft = draft(&args, passphrase.clone())?;
     draft.check()?;
+    draft.bunker = bunker(session, &args).await?;
     let keys = session.owner_keys()?;
-    let offer = pool::fetch(&session.api).await?;
-    let signed = offer.verify(session.context.pool.as_ref(), None, session.clock.now())?;
-    if session.context.pool.is_none() {
-        prompt::say(format!("The host's root key, pinned from now on: {}", signed.fingerprint()));
-    }
-    keep_pin(session, &signed)?;
+    let (offer, signed) = pinned_pool(session).await?;
     let prepared = prepare(&session.api, &keys, &offer, &signed, draft).await?;
     let npub = prepared.npub();
     let envelope = keep_envelope(session, &prepared)?;
@@ -48,7 +46,11 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     }
     session.output.either(&status, || {
         let reason = field(&status["reason"], "text");
-        let next = if args.start { "fund" } else { "start" };
+        let next = match (args.start, args.custody) {
+            (false, _) => "start",
+            (true, CustodyArg::Attended) => "unlock",
+            (true, CustodyArg::Sealed | CustodyArg::Bunker | CustodyArg::Threshold) => "fund",
+        };
         format!(
             "Created {name} ({npub})\n{reason}\nIts mnemonic, under the passphrase: {kept} (`age -d` opens it)\nNext: nexus agent {next} {name}",
             name = args.name,
@@ -56,6 +58,38 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         )
     });
     Ok(())
+}
+
+/// The owner's signer, for the custody that needs one.
+async fn bunker(session: &Session, args: &CreateArgs) -> Result<Option<Bunker>, Error> {
+    let (clock, entropy) = (Arc::clone(&session.clock), Arc::clone(&session.entropy));
+    match (args.custody, &args.bunker_file, args.nostrconnect.as_slice()) {
+        (CustodyArg::Bunker, None, []) => Err(Error::Usage(
+            "custody bunker needs your signer\n  next: give --bunker-file FILE with its bunker:// URI, or --nostrconnect RELAY"
+                .to_owned(),
+        )),
+        (CustodyArg::Bunker, Some(path), _) => {
+            let uri = file::read_secret(path)?;
+            Bunker::connect(&uri, clock, entropy).await.map(Some)
+        }
+        (CustodyArg::Bunker, None, relays) => {
+            let show = |uri: &str| prompt::say(format!("Give this to your signer, which has five minutes:\n\n    {uri}\n"));
+            Bunker::wait(relays.to_vec(), show, clock, entropy).await.map(Some)
+        }
+        (_, None, []) => Ok(None),
+        (_, _, _) => Err(Error::Usage("a signer is for --custody bunker\n  next: give that, too".to_owned())),
+    }
+}
+
+/// The host's pool, followed along the pin, which is kept.
+pub(super) async fn pinned_pool(session: &Session) -> Result<(Offer, SignedPool), Error> {
+    let offer = pool::fetch(&session.api).await?;
+    let signed = offer.verify(session.context.pool.as_ref(), None, session.clock.now())?;
+    if session.context.pool.is_none() {
+        prompt::say(format!("The host's root key, pinned from now on: {}", signed.fingerprint()));
+    }
+    keep_pin(session, &signed)?;
+    Ok((offer, signed))
 }
 
 /// The owner's own copy of the mnemonic's envelope, which is on the host too.
@@ -66,7 +100,7 @@ fn keep_envelope(session: &Session, prepared: &Prepared) -> Result<PathBuf, Erro
 }
 
 /// Later pool documents are followed from the last one that was believed.
-fn keep_pin(session: &Session, signed: &nexus_seal::SignedPool) -> Result<(), Error> {
+fn keep_pin(session: &Session, signed: &SignedPool) -> Result<(), Error> {
     let pin = signed.pin();
     if session.context.pool.as_ref() == Some(&pin) {
         return Ok(());
@@ -121,5 +155,12 @@ fn draft(args: &CreateArgs, passphrase: Passphrase) -> Result<Draft, Error> {
         policy: read(&args.policy_file)?.map(|text| text.as_str().to_owned()),
         persona: read(&args.persona_file)?.map(|text| text.as_str().to_owned()).unwrap_or_default(),
         goals,
+        bunker: None,
+        custody: match args.custody {
+            CustodyArg::Sealed => Custody::Sealed,
+            CustodyArg::Attended => Custody::Attended,
+            CustodyArg::Bunker => Custody::Bunker,
+            CustodyArg::Threshold => Custody::Threshold,
+        },
     })
 }

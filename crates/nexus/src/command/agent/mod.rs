@@ -9,6 +9,7 @@ mod policy;
 mod run;
 mod status;
 mod ticks;
+mod unlock;
 
 use crate::cli::{AgentCommand, Global};
 use crate::command::not_yet;
@@ -33,6 +34,7 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Balance { agent } => fund::balance(&session, &agent).await,
         AgentCommand::Set(args) => change::run(&session, &args).await,
         AgentCommand::Policy(args) => policy::run(&session, &args).await,
+        AgentCommand::Unlock(args) => unlock::run(&session, &args).await,
         AgentCommand::Delete(args) => run::delete(&session, &args).await,
         AgentCommand::Withdraw(_)
         | AgentCommand::Wallet(_)
@@ -74,6 +76,7 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Balance { .. }
         | AgentCommand::Set(_)
         | AgentCommand::Policy(_)
+        | AgentCommand::Unlock(_)
         | AgentCommand::Delete(_) => None,
     }
 }
