@@ -162,6 +162,19 @@ impl Api {
         Ok(Answer { status, etag, body })
     }
 
+    /// Reads a file: its bytes as they came, within the bound of an answer.
+    pub async fn download(&self, path: &str) -> Result<Vec<u8>, Error> {
+        let response = self.send(Call::new(Method::GET, path)).await?;
+        let status = response.status();
+        let body = self.body(response).await?;
+        if status.is_success() { Ok(body) } else { Err(Error::Api(problem(status, &body, None))) }
+    }
+
+    /// Another host's API, asked by nobody: for what anyone may say and ask there.
+    pub fn elsewhere(&self, origin: Url) -> Self {
+        Self { origin, auth: Auth::Nobody, ..self.clone() }
+    }
+
     /// Sends one request and takes any answer as it is; a body that is no JSON becomes null.
     pub async fn probe(&self, call: Call) -> Result<Answer, Error> {
         let response = self.send(call).await?;

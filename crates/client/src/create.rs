@@ -142,22 +142,32 @@ impl Prepared {
     /// Repeats with the same body and Idempotency-Key when the host does not answer, so that a lost answer makes no
     /// second agent.
     pub async fn send(&self, api: &Api) -> Result<Value, Error> {
-        let key = hex::encode(random::<16>(&*api.entropy));
-        let url = api.url(PATH)?;
-        let mut attempt = 1;
-        loop {
-            let (signer, now) = (&*self.signer, api.clock.now());
-            let proof = proof::agent(signer, &self.owner, "POST", &url, &self.body, now, &*api.entropy).await?;
-            let call = Call::new(Method::POST, PATH).bytes(self.body.clone());
-            match api.call(call.header(PROOF, &proof).header("idempotency-key", &key)).await {
-                Ok(answer) => return Ok(answer.body),
-                Err(Error::Unreachable { why, .. }) if attempt < ATTEMPTS => {
-                    tracing::warn!(attempt, why, "the host did not answer; trying again");
-                    tokio::time::sleep(std::time::Duration::from_millis(500 * u64::from(attempt))).await;
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
+        send_proven(api, PATH, &*self.signer, &self.owner, &self.body).await
+    }
+}
+
+/// Posts a body with the agent's proof, as [`Prepared::send`] says.
+pub(crate) async fn send_proven(
+    api: &Api,
+    path: &'static str,
+    agent: &dyn Signer,
+    owner: &Npub,
+    body: &[u8],
+) -> Result<Value, Error> {
+    let key = hex::encode(random::<16>(&*api.entropy));
+    let url = api.url(path)?;
+    let mut attempt = 1;
+    loop {
+        let proof = proof::agent(agent, owner, "POST", &url, body, api.clock.now(), &*api.entropy).await?;
+        let call = Call::new(Method::POST, path).bytes(body.to_vec());
+        match api.call(call.header(PROOF, &proof).header("idempotency-key", &key)).await {
+            Ok(answer) => return Ok(answer.body),
+            Err(Error::Unreachable { why, .. }) if attempt < ATTEMPTS => {
+                tracing::warn!(attempt, why, "the host did not answer; trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(500 * u64::from(attempt))).await;
+                attempt += 1;
             }
+            Err(error) => return Err(error),
         }
     }
 }

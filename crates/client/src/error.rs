@@ -82,6 +82,10 @@ impl Problem {
             "secret_in_body" => "take the secret out: goals and configuration must not hold keys or mnemonics",
             "not_running" => "`nexus agent start A`, then run the command again",
             "wallet_unavailable" => "`nexus agent status A` says why; try again in a few seconds",
+            "moved" => {
+                "use that host: `nexus context list` shows those there are; `nexus agent delete A` clears this one"
+            }
+            "claim_stale" => "somebody moved the agent on meanwhile: export it where it lives, and import that file",
             "events_pruned" => "start from a later event: leave out --after",
             "internal" => "the host's log says more; `nexus doctor` on the host checks it",
             _ => match self.status {

@@ -10,6 +10,7 @@ pub mod create;
 pub mod error;
 pub mod events;
 pub mod file;
+pub mod moving;
 pub mod owner;
 pub mod policy;
 pub mod pool;

@@ -140,6 +140,8 @@ pub struct ControlConfig {
     pub operators: Operators,
     /// Whether a policy may name a wallet of play money.
     pub development_wallets: bool,
+    /// Where the development network is: backups of agents whose wallet is on it name it.
+    pub devnet_place: Option<String>,
     /// How long `POST …/invoices` waits for a worker; at most 10 s.
     pub invoice_wait_ms: u64,
     /// Event streams open at once, in all and for one account.
@@ -180,6 +182,7 @@ impl ControlConfig {
             object_grace_ms: 3_600_000,
             operators: Operators::Listed(Vec::new()),
             development_wallets: false,
+            devnet_place: None,
             invoice_wait_ms: 10_000,
             max_streams: 1_024,
             max_streams_per_account: 64,

@@ -162,7 +162,7 @@ async fn admit(app: &Shared, request: Request) -> Result<Admitted, Problem> {
 }
 
 fn body_limit(parts: &Parts) -> usize {
-    let creates = parts.method == Method::POST && parts.uri.path() == "/v1/agents";
+    let creates = parts.method == Method::POST && ["/v1/agents", "/v1/agents/import"].contains(&parts.uri.path());
     if creates { MAX_CREATE_BODY } else { MAX_BODY }
 }
 

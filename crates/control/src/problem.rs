@@ -53,6 +53,8 @@ codes! {
     BalanceRemains = "balance_remains", CONFLICT, "The wallet still holds sats";
     EffectsUnresolved = "effects_unresolved", CONFLICT, "A payment or event is still being resolved";
     PolicyTooOld = "policy_too_old", CONFLICT, "The policy's version is not higher than the stored one";
+    ClaimStale = "claim_stale", CONFLICT, "A later host claim of this agent is known here";
+    Moved = "moved", GONE, "The agent lives on another host now: see `url`";
     EventsPruned = "events_pruned", GONE, "These events are older than what is kept";
     PreconditionRequired = "precondition_required", PRECONDITION_REQUIRED, "Send If-Match with the ETag you read";
     PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "Somebody changed it since you read it";
@@ -65,6 +67,7 @@ codes! {
     EnvelopeInvalid = "envelope_invalid", UNPROCESSABLE_ENTITY, "An encrypted envelope does not have the required form";
     PolicyInvalid = "policy_invalid", UNPROCESSABLE_ENTITY, "The policy is not acceptable";
     ClaimInvalid = "claim_invalid", UNPROCESSABLE_ENTITY, "The host claim is not acceptable";
+    BackupInvalid = "backup_invalid", UNPROCESSABLE_ENTITY, "The backup is damaged, or not this agent's";
     PolicyMissing = "policy_missing", CONFLICT, "The agent has no signed policy";
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
     InboxFull = "inbox_full", TOO_MANY_REQUESTS, "The agent's inbox is full";

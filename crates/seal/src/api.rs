@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nexus_core::state::WindowSpend;
 use nexus_core::{AgentConfig, Npub};
 use nostr::event::Event;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -147,6 +148,30 @@ pub struct CreateAgent {
     /// The first state, under the data key: goals and persona.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Sealed>,
+}
+
+/// The body of `POST /v1/agents/import`: a backup, and what closes the agent to this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportAgent {
+    /// The document as it was exported, with its digest.
+    pub backup: serde_json::Value,
+    /// Another name than the backup's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The runtime envelope, to this host's pool.
+    pub sealed_key: String,
+    /// The agent's own word that it lives here now.
+    pub claim: Event,
+    /// The data key's wrap to the same pool; none for an agent without keys yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wraps: Vec<Wrap>,
+    /// The version that stands inside the backup's state, which counts on; 1 without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_version: Option<u32>,
+    /// What the agent spent today by its own state: this host counts on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<WindowSpend>,
 }
 
 /// A body whose parts do not fit each other.

@@ -180,6 +180,11 @@ impl Backup {
         Ok(backup)
     }
 
+    /// Reads the same document out of a larger one, where its bytes may stand in another form.
+    pub fn from_document(document: &Value) -> Result<Self, BackupError> {
+        Self::read(&canonical(document)?)
+    }
+
     fn check_bounds(&self) -> Result<(), BackupError> {
         if self.blobs.len() > MAX_BLOBS {
             return Err(part("blobs", format!("at most {MAX_BLOBS}")));

@@ -30,7 +30,7 @@ pub mod unlock;
 pub mod webhook;
 mod words;
 
-pub use api::{CreateAgent, Sealed, Wrap, WrapKey, WrapRecipient};
+pub use api::{CreateAgent, ImportAgent, Sealed, Wrap, WrapKey, WrapRecipient};
 pub use backup::{Backup, BackupError, VerifiedBackup};
 pub use bunker_key::{BunkerKey, seal_bunker_key};
 pub use claim::HostClaim;

@@ -13,9 +13,11 @@ use crate::tick::NewState;
 use crate::{Audit, Conflict, Result, Statement, Store, StoreError, blob};
 
 mod hosted;
+mod moving;
 mod row;
 
 pub use hosted::{Change, Made, change, put_made, raise_reader};
+pub use moving::{Arrival, Departure, arrive, keep_claim, leave};
 pub(crate) use row::{agent_columns, agent_row};
 
 /// Most agents of one page.
@@ -67,6 +69,8 @@ pub struct Agent {
     pub updated_at: UnixMs,
     /// The lowest version of a worker that reads what is stored of it.
     pub reader_version: u32,
+    /// The origin where it lives now, if it has moved away: nothing of it runs here then.
+    pub moved_to: Option<String>,
 }
 
 /// The owner-signed policy event, stored verbatim.
@@ -202,7 +206,7 @@ pub async fn by_name(store: &Store, account: AccountId, name: &str) -> Result<Op
 
 /// Whether this npub is hosted here: the relay's question.
 pub async fn is_hosted(store: &Store, npub: Npub) -> Result<bool> {
-    let sql = "SELECT 1 FROM agent WHERE npub = ?1";
+    let sql = "SELECT 1 FROM agent WHERE npub = ?1 AND moved_to IS NULL";
     Ok(store.row(READ, sql, params![npub], |row| row.get::<i64>()).await?.is_some())
 }
 

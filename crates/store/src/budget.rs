@@ -28,6 +28,16 @@ pub(crate) fn settle(npub: Npub, window: &Window, held: Msat, spent: Msat) -> St
     .one_or_conflict(Conflict::BudgetHold { window: window.key() })
 }
 
+/// Counts at least this much as settled: what was spent elsewhere counts here too.
+pub(crate) fn at_least(npub: Npub, window: &Window, settled: Msat) -> Statement {
+    Statement::write(
+        "INSERT INTO budget (npub, win, held_msat, settled_msat) VALUES (?1, ?2, 0, ?3)
+         ON CONFLICT (npub, win) DO UPDATE SET settled_msat = excluded.settled_msat
+         WHERE budget.settled_msat < excluded.settled_msat",
+        params![npub, window.key(), settled],
+    )
+}
+
 pub(crate) fn parse_window(key: &str) -> Option<Window> {
     let (kind, value) = key.split_once(':')?;
     match kind {

@@ -18,7 +18,7 @@ pub struct Hosted {
 /// The agents among these keys, in the order of their keys: who then locks them does so in one order.
 pub async fn agents_among(store: &Store, keys: &[Npub]) -> Result<Vec<Hosted>> {
     let Some((places, params)) = places(keys) else { return Ok(Vec::new()) };
-    let sql = format!("SELECT npub, config FROM agent WHERE npub IN ({places}) ORDER BY npub");
+    let sql = format!("SELECT npub, config FROM agent WHERE npub IN ({places}) AND moved_to IS NULL ORDER BY npub");
     store
         .rows("find hosted agents", sql, params, |row| {
             Ok(Hosted { npub: row.get()?, config: row.parse(|json| serde_json::from_str(json).ok())? })

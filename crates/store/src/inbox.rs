@@ -82,7 +82,8 @@ pub fn put_statements(item: &NewItem) -> [Statement; PUT_STATEMENTS] {
     let class = item.trigger.class().as_str();
     let bytes = i64::try_from(item.payload.len()).unwrap_or(i64::MAX);
     // Locked, so that two connections do not both count before either has inserted.
-    let hosted = Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![item.npub]).lock(Lock::Update);
+    let hosted = "SELECT 1 FROM agent WHERE npub = ?1 AND moved_to IS NULL";
+    let hosted = Statement::read(hosted, params![item.npub]).lock(Lock::Update);
     let insert = Statement::write(
         "INSERT INTO inbox (npub, class, external_id, cause, sender, received_at, payload, bytes, handled)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0

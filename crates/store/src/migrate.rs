@@ -11,6 +11,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_rest.sql"),
     include_str!("../migrations/0003_fleet.sql"),
     include_str!("../migrations/0004_blobs.sql"),
+    include_str!("../migrations/0005_moving.sql"),
 ];
 
 /// The newest schema this program knows.

@@ -64,7 +64,7 @@ const NEEDS_SERVICE: &str = concat!(
     view_columns!("'service'"),
     " WHERE a.npub IN ",
     to_resolve!("?1"),
-    " AND a.worker_id IS NULL AND a.desired <> 'running'
+    " AND a.worker_id IS NULL AND a.desired <> 'running' AND a.moved_to IS NULL
       ORDER BY a.npub LIMIT ?2"
 );
 const LEAVES: &str = concat!(

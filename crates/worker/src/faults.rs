@@ -116,7 +116,10 @@ impl Faults {
         let _ = writeln!(std::io::stderr(), "fault reached: {point}");
         match plan.course {
             Course::Hang => std::future::pending().await,
-            Course::Slow(ms) => tokio::time::sleep(std::time::Duration::from_millis(ms)).await,
+            Course::Slow(ms) => {
+                tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+                let _ = writeln!(std::io::stderr(), "fault passed: {point}");
+            }
             #[expect(clippy::panic, reason = "what this fault is")]
             Course::Panic => panic!("fault reached: {point}"),
             Course::Freeze => {

@@ -260,8 +260,9 @@ pub async fn delete(
     if forfeit {
         caller.require_key()?;
     }
-    let agent = caller.agent(&app, &npub).await?;
-    if !forfeit {
+    let agent = caller.row(&app, &npub).await?;
+    // Of one that has moved away, the wallet went with it.
+    if !forfeit && agent.moved_to.is_none() {
         refuse_with_money(&agent)?;
     }
     let balance_msat = agent.balance.unwrap_or(Msat::ZERO).as_u64();

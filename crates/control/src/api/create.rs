@@ -9,6 +9,7 @@ use nexus_core::{Npub, UnixMs};
 use nexus_seal::{CreateAgent, HostClaim, WrapRecipient};
 use nexus_store::agent::{self, NewAgent, Sealed, StoredPolicy, Wrap};
 use nexus_store::{Conflict, StoreError};
+use nostr::event::Event;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -132,7 +133,7 @@ pub async fn create(
 }
 
 /// Another replica answered the same key meanwhile.
-async fn twin(app: &Shared, key: Option<Key>) -> Answer<Response> {
+pub(super) async fn twin(app: &Shared, key: Option<Key>) -> Answer<Response> {
     let key = key.ok_or_else(|| Problem::new(Code::Conflict))?;
     idempotency::earlier(app, &key).await?.ok_or_else(|| Problem::new(Code::Conflict))
 }
@@ -147,7 +148,7 @@ fn refused(error: nexus_seal::api::InvalidCreate) -> Problem {
     Problem::with(code, error.problem).extra("field", error.field)
 }
 
-fn not_created(error: StoreError) -> Problem {
+pub(super) fn not_created(error: StoreError) -> Problem {
     match error.conflict() {
         Some(Conflict::NpubTaken) => Problem::new(Code::AgentExists),
         Some(Conflict::NameTaken) => Problem::new(Code::NameTaken),
@@ -157,23 +158,32 @@ fn not_created(error: StoreError) -> Problem {
 
 /// What is stored must be what the custody says; modes that are not there are refused by name, never half done.
 fn check_custody(app: &Shared, body: &CreateAgent) -> Answer<()> {
-    let Some(event) = &body.policy else { return Ok(()) };
+    check_policy(app, body.policy.as_ref(), body.sealed_key.is_some(), &body.wraps)
+}
+
+pub(super) fn check_policy(
+    app: &Shared,
+    policy: Option<&Event>,
+    sealed: bool,
+    wraps: &[nexus_seal::Wrap],
+) -> Answer<()> {
+    let Some(event) = policy else { return Ok(()) };
     let policy =
         Policy::parse(&event.content).map_err(|error| Problem::with(Code::PolicyInvalid, error.to_string()))?;
     super::policy::supported(policy.custody)?;
     super::policy::wallet_supported(app, &policy)?;
-    match (policy.custody, &body.sealed_key) {
-        (Custody::Sealed, None) => {
+    match (policy.custody, sealed) {
+        (Custody::Sealed, false) => {
             Err(Problem::invalid("sealed_key", "custody `sealed` needs it: seal it to GET /v1/pool"))
         }
-        (Custody::Bunker, None) => {
+        (Custody::Bunker, false) => {
             let detail = "custody `bunker` needs it: the way to the signer, sealed to GET /v1/pool";
             Err(Problem::invalid("sealed_key", detail))
         }
-        (Custody::Attended, Some(_)) => {
+        (Custody::Attended, true) => {
             Err(Problem::invalid("sealed_key", "custody `attended` stores none: leave it out, and unlock the agent"))
         }
-        (Custody::Attended | Custody::Bunker, _) if body.wraps.iter().any(to_pool) => {
+        (Custody::Attended | Custody::Bunker, _) if wraps.iter().any(to_pool) => {
             Err(Problem::invalid("wraps", "only custody `sealed` stores a wrap to the pool"))
         }
         (Custody::Sealed | Custody::Attended | Custody::Bunker | Custody::Threshold, _) => Ok(()),
@@ -187,20 +197,25 @@ fn to_pool(wrap: &nexus_seal::Wrap) -> bool {
 /// The claim must name this very host.
 async fn check_claim(app: &Shared, body: &CreateAgent, now: UnixMs) -> Answer<()> {
     let Some(event) = &body.claim else { return Ok(()) };
+    names_this_host(app, event, &body.npub, now).await.map(|_| ())
+}
+
+/// A claim of the agent's that names this very host, verified.
+pub(super) async fn names_this_host(app: &Shared, event: &Event, agent: &Npub, now: UnixMs) -> Answer<HostClaim> {
     let bad = |detail: String| Problem::with(Code::ClaimInvalid, detail);
-    let HostClaim { url, runner, .. } =
-        nexus_seal::claim::verify_claim(event, &body.npub, now).map_err(|error| bad(error.to_string()))?;
+    let claim = nexus_seal::claim::verify_claim(event, agent, now).map_err(|error| bad(error.to_string()))?;
+    let HostClaim { url, runner, .. } = &claim;
     let origin = app.config.origin();
     if url.trim_end_matches('/') != origin {
         return Err(bad(format!("it names another host; this one is {origin}")));
     }
     match super::pool::runner(app).await? {
-        Some(own) if own != runner => Err(bad(format!("it names another runner; this host's is {own}"))),
-        Some(_) | None => Ok(()),
+        Some(own) if own != *runner => Err(bad(format!("it names another runner; this host's is {own}"))),
+        Some(_) | None => Ok(claim),
     }
 }
 
-async fn check_quota(app: &Shared, caller: &Caller) -> Answer<()> {
+pub(super) async fn check_quota(app: &Shared, caller: &Caller) -> Answer<()> {
     let Some(most) = app.config.max_agents_per_account else { return Ok(()) };
     let count = agent::count(&app.store, caller.id()).await?;
     let full =

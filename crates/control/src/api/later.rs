@@ -6,10 +6,7 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 15] = [
-    ("/v1/agents/import", "importing an agent"),
-    ("/v1/agents/{npub}/export", "exporting an agent"),
-    ("/v1/agents/{npub}/claim", "handing over a host claim"),
+const LATER: [(&str, &str); 12] = [
     ("/v1/agents/{npub}/withdrawals", "withdrawing"),
     ("/v1/agents/{npub}/approvals", "approvals"),
     ("/v1/agents/{npub}/approvals/{id}", "approvals"),

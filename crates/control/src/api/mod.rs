@@ -10,6 +10,7 @@ mod health;
 mod inbox;
 mod invoice;
 mod later;
+mod moving;
 mod policy;
 mod pool;
 mod run;
@@ -96,6 +97,8 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(invoice::create))
         .routes(routes!(unlock::offer, unlock::deliver))
         .routes(routes!(policy::read, policy::replace))
+        .routes(routes!(moving::import))
+        .routes(routes!(moving::export))
         .routes(routes!(sealed::wraps))
         .routes(routes!(sealed::replace_key))
         .routes(routes!(inbox::read))
@@ -111,6 +114,7 @@ fn protected() -> OpenApiRouter<Shared> {
 fn open() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(pool::read))
+        .routes(routes!(moving::claim, moving::deliver))
         .routes(routes!(openapi))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

@@ -64,8 +64,18 @@ impl Caller {
         }
     }
 
-    /// The account's own agent of this npub. Someone else's, none, and no npub at all look the same.
+    /// The account's own agent of this npub. Someone else's, none, and no npub at all look the same. One that has moved
+    /// away is said to have.
     pub async fn agent(&self, app: &Shared, npub: &str) -> Result<Agent, Problem> {
+        let agent = self.row(app, npub).await?;
+        match &agent.moved_to {
+            Some(url) => Err(Problem::with(Code::Moved, format!("it lives at {url}")).extra("url", url.clone())),
+            None => Ok(agent),
+        }
+    }
+
+    /// The same, and what is left here of one that has moved away.
+    pub async fn row(&self, app: &Shared, npub: &str) -> Result<Agent, Problem> {
         let npub = parse_npub(npub)?;
         nexus_store::agent::get_owned(&app.store, self.account.id, npub).await?.ok_or_else(Problem::not_found)
     }

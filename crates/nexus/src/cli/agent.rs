@@ -59,12 +59,10 @@ pub enum AgentCommand {
     /// Show or change its wallet (not yet)
     #[command(hide = true)]
     Wallet(Rest),
-    /// Write its backup (not yet)
-    #[command(hide = true)]
-    Export(Rest),
-    /// Take a backup in (not yet)
-    #[command(hide = true)]
-    Import(Rest),
+    /// Write its backup: one file, everything private in it encrypted
+    Export(ExportArgs),
+    /// Take an agent in from its backup, and tell its old host
+    Import(ImportArgs),
     /// What waits for your decision (not yet)
     #[command(hide = true)]
     Approvals(Rest),
@@ -285,6 +283,39 @@ pub struct DeleteArgs {
     /// Delete even though sats remain in its wallet: they are then reachable only with its mnemonic
     #[arg(long)]
     pub forfeit: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Stop it first, and wait until nothing of it is in flight
+    #[arg(long = "move")]
+    pub stop: bool,
+    /// File to write; standard output without
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The backup; standard input without
+    pub file: Option<PathBuf>,
+    /// Name it has here, if not the backup's
+    #[arg(long)]
+    pub name: Option<String>,
+    /// File with the passphrase of the agent's mnemonic
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The host that has it does not answer and never will again
+    #[arg(long)]
+    pub old_host_is_gone: bool,
+    /// Start it once its old host knows
+    #[arg(long)]
+    pub start: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// `90`, `30s`, `15m`, `2h`, `1d` in seconds.

@@ -7,6 +7,7 @@ use nexus_lightning::devnet::Place;
 use zeroize::Zeroizing;
 
 use super::Host;
+use crate::config::Config;
 use crate::role;
 use crate::session;
 
@@ -19,7 +20,7 @@ pub fn write(host: &Host, name: Option<&str>) -> anyhow::Result<Context> {
     let mut context = kept(&contexts, name, host)?;
     context.url = host.origin.clone();
     context.pool = Some(host.keys.pool.pin());
-    context.devnet = Some(place(host)?);
+    context.devnet = Some(place(&host.base.config)?);
     if context.owner.is_none() {
         context.owner = Some(OwnerKey::development(&OwnerKeys::generate(host.base.entropy.clone())));
     }
@@ -45,8 +46,8 @@ fn kept(contexts: &Contexts, name: &str, host: &Host) -> Result<Context, Error> 
 }
 
 /// The directory where this machine's network is, which stays when its port changes; else its address.
-fn place(host: &Host) -> anyhow::Result<String> {
-    let text = role::devnet_place(&host.base.config)?;
+pub fn place(config: &Config) -> anyhow::Result<String> {
+    let text = role::devnet_place(config)?;
     match text.parse().context("reading --devnet")? {
         Place::Url(_) => Ok(text),
         Place::Dir(dir) => Ok(std::path::absolute(&dir).unwrap_or(dir).display().to_string()),

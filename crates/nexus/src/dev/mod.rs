@@ -96,6 +96,7 @@ fn start(
         operators: nexus_control::Operators::Anyone,
         development_wallets: true,
         metrics_token: role::metrics_token(&host.base.config)?,
+        devnet_place: Some(context::place(&host.base.config)?),
     };
     let hosting = Hosting {
         id: host.keys.worker,

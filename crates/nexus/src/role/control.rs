@@ -38,6 +38,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         operators: Operators::Listed(config.operator.npubs.clone()),
         development_wallets: config.allow_development,
         metrics_token: role::metrics_token(config)?,
+        devnet_place: config.devnet.clone(),
     };
     let origin = front.origin.clone();
     let mut role = Role::new(base, "control");

@@ -98,6 +98,8 @@ pub struct Front {
     pub development_wallets: bool,
     /// Opens `/metrics` to others than this machine.
     pub metrics_token: Option<Zeroizing<String>>,
+    /// Where the development network is, if wallets may be on one.
+    pub devnet_place: Option<String>,
 }
 
 /// The API, and the reconcilers that place agents. `registry` holds figures of other roles of this process.
@@ -130,6 +132,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         operators: front.operators,
         development_wallets: front.development_wallets,
         metrics_token: front.metrics_token,
+        devnet_place: front.devnet_place,
         registration: match api.registration {
             Registration::Open => nexus_control::Registration::Open,
             Registration::Closed => nexus_control::Registration::Closed,

@@ -27,6 +27,8 @@ pub struct Place {
     pub root: tempfile::TempDir,
     pub api_port: u16,
     pub relay_port: u16,
+    /// Where its development network is.
+    pub devnet: PathBuf,
     runs: std::cell::Cell<u32>,
 }
 
@@ -41,7 +43,15 @@ impl Place {
     pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("passphrase"), PASSPHRASE).unwrap();
-        Self { root, api_port: free_port(), relay_port: free_port(), runs: std::cell::Cell::new(0) }
+        let devnet = root.path().join("devnet");
+        Self { root, api_port: free_port(), relay_port: free_port(), devnet, runs: std::cell::Cell::new(0) }
+    }
+
+    /// Another host for the same owner, on the same development network.
+    pub fn beside(other: &Self) -> Self {
+        let place = Self::new();
+        copy(&other.path("config"), &place.path("config"));
+        Self { devnet: other.devnet.clone(), ..place }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -87,7 +97,7 @@ impl Place {
             .args(["dev", "--json", "-vv", "--data-dir"])
             .arg(self.path("data"))
             .arg("--devnet")
-            .arg(self.path("devnet"))
+            .arg(&self.devnet)
             .args(["--api-port", &self.api_port.to_string(), "--relay-port", &self.relay_port.to_string()])
             .args(args)
             // Whatever runs on the machine of the test, the demo planner thinks here.
@@ -172,6 +182,18 @@ impl Place {
 
     pub fn events(&self, agent: &str) -> Vec<Value> {
         list(&self.ok(&["agent", "events", agent]))
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

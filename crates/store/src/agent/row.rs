@@ -13,7 +13,7 @@ macro_rules! agent_columns {
             a.custody, a.lifecycle, a.lifecycle_since, a.hosting, a.placement, a.purpose, a.worker_id,
             a.last_worker_id, a.generation, a.reason_code, a.reason_text, a.next_attempt_at, a.next_tick_at,
             a.last_tick_at, a.balance_msat, a.balance_at, a.policy_version, a.last_quote_msat, a.event_seq,
-            a.event_head, a.created_at, a.updated_at, a.reader_version FROM agent a"
+            a.event_head, a.created_at, a.updated_at, a.reader_version, a.moved_to FROM agent a"
     };
 }
 pub(crate) use agent_columns;
@@ -50,6 +50,7 @@ pub(crate) fn agent_row(row: &mut Columns) -> Result<Agent> {
         created_at: row.get()?,
         updated_at: row.get()?,
         reader_version: row.get()?,
+        moved_to: row.get()?,
     })
 }
 

@@ -100,7 +100,7 @@ fn keep_envelope(session: &Session, prepared: &Prepared) -> Result<PathBuf, Erro
 }
 
 /// Later pool documents are followed from the last one that was believed.
-fn keep_pin(session: &Session, signed: &SignedPool) -> Result<(), Error> {
+pub fn keep_pin(session: &Session, signed: &SignedPool) -> Result<(), Error> {
     let pin = signed.pin();
     if session.context.pool.as_ref() == Some(&pin) {
         return Ok(());

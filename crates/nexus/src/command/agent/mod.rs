@@ -5,6 +5,7 @@ mod create;
 mod events;
 mod fund;
 mod list;
+mod moving;
 mod policy;
 mod run;
 mod status;
@@ -36,10 +37,10 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Policy(args) => policy::run(&session, &args).await,
         AgentCommand::Unlock(args) => unlock::run(&session, &args).await,
         AgentCommand::Delete(args) => run::delete(&session, &args).await,
+        AgentCommand::Export(args) => moving::export(&session, &args).await,
+        AgentCommand::Import(args) => moving::import(&session, &args).await,
         AgentCommand::Withdraw(_)
         | AgentCommand::Wallet(_)
-        | AgentCommand::Export(_)
-        | AgentCommand::Import(_)
         | AgentCommand::Approvals(_)
         | AgentCommand::Approve(_)
         | AgentCommand::Deny(_)
@@ -53,13 +54,6 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
     match command {
         AgentCommand::Withdraw(_) => Some(("withdraw", "the sats stay in the agent's wallet, under its mnemonic")),
         AgentCommand::Wallet(_) => Some(("wallet", "agents use the development network's wallet")),
-        AgentCommand::Export(_) => Some((
-            "export",
-            "`nexus agent create` kept its mnemonic under agents/ in the configuration directory; `age -d` opens it",
-        )),
-        AgentCommand::Import(_) => {
-            Some(("import", "`nexus agent create NAME --mnemonic-file FILE` takes the identity in"))
-        }
         AgentCommand::Approvals(_) => Some(("approvals", ASKED)),
         AgentCommand::Approve(_) => Some(("approve", ASKED)),
         AgentCommand::Deny(_) => Some(("deny", ASKED)),
@@ -77,6 +71,8 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Set(_)
         | AgentCommand::Policy(_)
         | AgentCommand::Unlock(_)
+        | AgentCommand::Export(_)
+        | AgentCommand::Import(_)
         | AgentCommand::Delete(_) => None,
     }
 }
