@@ -1,7 +1,7 @@
 // A Nostr client that shares no code with Nexus: nostr-tools over ws.
 // One command in argv[2], its options as one JSON object in argv[3]; one JSON object per line on stdout.
 //   keys                                        -> {sk, pk, npub}
-//   send  {relay, sk, to, text, kind: 1|4|17}   -> {id, rumor?}      (kind 17: a NIP-17 gift wrap)
+//   send  {relay, sk, to, text, kind, tags?}    -> {id, rumor?}      (kind 4 is encrypted, 17 a NIP-17 gift wrap)
 //   wait  {relay, sk, from, kind: 1|4|17, to?, ms} -> {id, text}     (to: the event that is answered)
 //   query {relay, sk?, filter, ms}              -> one line per stored event
 import { generateSecretKey, getPublicKey, finalizeEvent, verifyEvent, nip04, nip19, nip59 } from 'nostr-tools'
@@ -12,7 +12,8 @@ useWebSocketImplementation(WebSocket)
 
 const [command, json] = process.argv.slice(2)
 const options = json ? JSON.parse(json) : {}
-const bytes = (hex) => Uint8Array.from(Buffer.from(hex, 'hex'))
+const bytes = (key) => (key.startsWith('nsec1') ? nip19.decode(key).data : fromHex(key))
+const fromHex = (hex) => Uint8Array.from(Buffer.from(hex, 'hex'))
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n')
 const sk = options.sk ? bytes(options.sk) : undefined
 

@@ -3,6 +3,7 @@
 //! Every secret stays here: what leaves this machine is signed or sealed already. There is no server code.
 
 pub mod api;
+pub mod approval;
 pub mod backup;
 pub mod bunker;
 pub mod context;

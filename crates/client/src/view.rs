@@ -11,8 +11,8 @@ use crate::api::Api;
 use crate::error::Error;
 use crate::owner::OwnerKeys;
 
-/// What a sealed part of an event or a tick may have been sealed as.
-const PURPOSES: [Purpose; 2] = [Purpose::Trajectory, Purpose::Event];
+/// What a sealed part of an event, a tick or an approval may have been sealed as.
+const PURPOSES: [Purpose; 3] = [Purpose::Trajectory, Purpose::Event, Purpose::Approval];
 
 /// The view keys of one agent that a reader has. Wiped when dropped.
 #[derive(Debug)]

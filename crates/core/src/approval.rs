@@ -20,6 +20,9 @@ use crate::time::UnixMs;
 pub const WAIT_MS: i64 = 7 * 86_400_000;
 /// Version of what the digest is made of.
 const DIGEST_PREFIX: &[u8] = b"nexus-action:1\n";
+/// Actions of one agent that wait at a time, and the bytes that they may take of its state.
+pub const MAX_WAITING: usize = 32;
+pub const MAX_WAITING_BYTES: usize = 64 * 1024;
 
 /// Which action of which tick. Shown as `<tick id>:<index>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +47,18 @@ impl FromStr for ApprovalId {
         let id = Self { tick_id: tick_id.parse()?, index: index.parse().map_err(|_| error())? };
         // One text for one id: it is compared and signed as text.
         if id.to_string() == text { Ok(id) } else { Err(error()) }
+    }
+}
+
+impl Serialize for ApprovalId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ApprovalId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -187,6 +202,48 @@ pub struct Parked {
     /// Without an answer before this, the answer is no.
     pub expires_at: UnixMs,
     pub state: State,
+}
+
+/// The answered message itself, as far as an answer to it needs it: kept until the owner has spoken.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The kind of its event, which decides the form of an answer.
+    pub kind: u16,
+    /// The NIP-01 JSON of a public one, whose thread an answer continues.
+    pub event: Option<String>,
+}
+
+impl fmt::Debug for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answered(kind {})", self.kind)
+    }
+}
+
+/// A parked action in the agent's encrypted state: what is obeyed, whatever a database says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    pub asked: Asked,
+    pub answered: Option<Answered>,
+    pub requested_at: UnixMs,
+    /// The id of the published request (39212).
+    pub request: Option<Hash32>,
+    pub state: State,
+}
+
+impl Waiting {
+    pub fn parked(&self) -> Parked {
+        Parked { state: self.state, ..Parked::new(&self.asked, self.requested_at) }
+    }
+
+    pub const fn is_approved(&self) -> bool {
+        matches!(self.state, State::Approved { .. })
+    }
+}
+
+/// Whether so much may wait.
+pub fn may_wait(waiting: &[Waiting]) -> bool {
+    let bytes = || waiting.iter().map(|one| serde_json::to_vec(one).map_or(usize::MAX, |json| json.len()));
+    waiting.len() <= MAX_WAITING && bytes().fold(0, usize::saturating_add) <= MAX_WAITING_BYTES
 }
 
 /// Why an answer changes nothing.

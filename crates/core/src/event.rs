@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::action::ActionKind;
+use crate::approval::ApprovalId;
 use crate::id::{Generation, Hash32, Npub, TickId, WorkerId};
 use crate::lifecycle::Lifecycle;
 use crate::status::Hosting;
@@ -25,16 +26,49 @@ pub struct AgentEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EventBody {
-    TickStarted { tick_id: TickId },
-    TickCompleted { tick_id: TickId, actions: Vec<ActionView> },
-    TickFailed { tick_id: TickId, reason: String },
-    TickSkipped { trigger: Trigger, reason: String },
-    BalanceChanged { balance_sats: u64 },
-    LifecycleChanged { state: Lifecycle },
-    HostingChanged { state: Hosting },
-    Payment { payment_hash: Hash32, state: String, amount_sats: u64, fee_sats: u64 },
-    ApprovalRequested { approval_id: String, action: ActionKind },
-    Placed { worker: WorkerId, generation: Generation },
+    TickStarted {
+        tick_id: TickId,
+    },
+    TickCompleted {
+        tick_id: TickId,
+        actions: Vec<ActionView>,
+    },
+    TickFailed {
+        tick_id: TickId,
+        reason: String,
+    },
+    TickSkipped {
+        trigger: Trigger,
+        reason: String,
+    },
+    BalanceChanged {
+        balance_sats: u64,
+    },
+    LifecycleChanged {
+        state: Lifecycle,
+    },
+    HostingChanged {
+        state: Hosting,
+    },
+    Payment {
+        payment_hash: Hash32,
+        state: String,
+        amount_sats: u64,
+        fee_sats: u64,
+    },
+    ApprovalRequested {
+        approval_id: ApprovalId,
+        action: ActionKind,
+    },
+    /// What became of it: `approved`, `denied`, `expired` or `executed`.
+    ApprovalChanged {
+        approval_id: ApprovalId,
+        state: String,
+    },
+    Placed {
+        worker: WorkerId,
+        generation: Generation,
+    },
 }
 
 impl EventBody {
@@ -50,6 +84,7 @@ impl EventBody {
             Self::HostingChanged { .. } => "hosting_changed",
             Self::Payment { .. } => "payment",
             Self::ApprovalRequested { .. } => "approval_requested",
+            Self::ApprovalChanged { .. } => "approval_changed",
             Self::Placed { .. } => "placed",
         }
     }
@@ -64,7 +99,7 @@ pub struct ActionView {
     pub event_id: Option<Hash32>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub amount_sats: Option<u64>,
-    /// `done`, `failed: …`, or `refused: …`.
+    /// `done`, `failed: …`, `refused: …`, or `parked: …` until the owner has spoken.
     pub outcome: String,
 }
 

@@ -100,6 +100,10 @@ pub fn pass(standing: &Standing<'_>, trigger: Trigger) -> Result<(), Refusal> {
         let text = "as many ticks as an hour may have";
         return Err(Refusal { retry_at: Some(standing.hour_frees_at), ..refuse("tick_rate", text) });
     }
+    if trigger == Trigger::Approval {
+        // Nothing is thought: whatever the action itself costs is reserved when it is carried out.
+        return Ok(());
+    }
     let cost = standing.cheapest.unwrap_or(Msat::ZERO);
     if !standing.day.admits(cost, policy.limits.day_msat) || standing.day.used() >= policy.limits.day_msat {
         let text = "the day's limit leaves no room for an inference";

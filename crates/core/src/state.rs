@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::Waiting;
 use crate::id::{Hash32, Npub};
 use crate::money::Msat;
 use crate::time::UnixMs;
@@ -64,6 +65,8 @@ pub struct AgentState {
     pub answered: BTreeMap<Npub, Vec<i64>>,
     /// Owner commands already carried out, by event id.
     pub commands: Vec<Hash32>,
+    /// Actions that wait for the owner, or were approved and not carried out yet. What is over is not kept.
+    pub waiting: Vec<Waiting>,
     pub last_tick_at: Option<UnixMs>,
     /// Digest of goals, persona and policy at the last committed tick: a heartbeat has something new when it differs.
     pub intent_digest: Option<Hash32>,

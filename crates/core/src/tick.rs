@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, ActionKind};
+use crate::approval::{Answered, Answers, ApprovalId};
 use crate::event::ActionView;
 use crate::id::{Hash32, Npub};
 use crate::money::Msat;
@@ -18,7 +19,7 @@ use crate::time::UnixMs;
 use crate::trigger::Trigger;
 
 /// Version of the records below, beside each journal row. Another one parks the agent by name.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 /// Providers tried in one tick.
 pub const MAX_ATTEMPTS: u8 = 3;
 /// Records in one tick's journal: far above what 16 actions and three providers need.
@@ -91,6 +92,13 @@ pub enum Plan {
     Refused {
         why: String,
     },
+    /// Waits for the owner from the commit on; says why it asks.
+    Parked {
+        why: String,
+        answers: Option<Answers>,
+        trusted: bool,
+        answered: Option<Answered>,
+    },
 }
 
 /// How an action ended.
@@ -119,6 +127,10 @@ pub enum Record {
         trigger: Trigger,
         inbox: Vec<Claimed>,
         at: UnixMs,
+    },
+    /// This tick carries out an action that its owner approved: nothing is asked of a provider.
+    Approved {
+        id: ApprovalId,
     },
     Requested(Request),
     Published {
@@ -174,6 +186,7 @@ impl Record {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Began { .. } => "began",
+            Self::Approved { .. } => "approved",
             Self::Requested(_) => "requested",
             Self::Published { .. } => "published",
             Self::Invoiced { .. } => "invoiced",
@@ -196,6 +209,7 @@ impl Record {
             Self::Requested(_) | Self::Decided { .. } => "repeat",
             Self::Invoiced { .. } | Self::Paying { .. } => "resolve",
             Self::Began { .. }
+            | Self::Approved { .. }
             | Self::Published { .. }
             | Self::Paid { .. }
             | Self::NotPaid { .. }
@@ -287,6 +301,10 @@ pub enum Step {
         tried: Vec<Npub>,
     },
     Perform(Effect),
+    /// Judge the approved action once more and sign it, append [`Record::Decided`]. Nothing leaves.
+    Execute {
+        id: ApprovalId,
+    },
     /// Read the answer, judge and sign the actions, append [`Record::Decided`]. Nothing leaves.
     Decide {
         answer: String,
@@ -351,6 +369,7 @@ pub struct Tick {
     /// Rows of the inbox that this tick answers to.
     pub inbox: Vec<Claimed>,
     pub began_at: UnixMs,
+    approved: Option<ApprovalId>,
     jobs: Vec<Job>,
     decided: Option<(Vec<Planned>, Vec<Option<ActionOutcome>>)>,
     failed: Option<Failure>,
@@ -368,6 +387,7 @@ impl Tick {
             trigger: *trigger,
             inbox: inbox.clone(),
             began_at: *at,
+            approved: None,
             jobs: Vec::new(),
             decided: None,
             failed: None,
@@ -395,6 +415,11 @@ impl Tick {
         &self.jobs
     }
 
+    /// The approved action that this tick carries out.
+    pub const fn approved(&self) -> Option<ApprovalId> {
+        self.approved
+    }
+
     pub fn planned(&self) -> &[Planned] {
         self.decided.as_ref().map_or(&[], |(planned, _)| planned)
     }
@@ -404,6 +429,8 @@ impl Tick {
             "failed"
         } else if self.decided.is_some() {
             "decided"
+        } else if self.approved.is_some() {
+            "approved"
         } else {
             self.jobs.last().map_or("began", Job::state)
         }
@@ -418,8 +445,15 @@ impl Tick {
         match record {
             Record::Began { .. } => return Err(invalid),
             Record::Failed { reason } => self.failed = Some(*reason),
+            Record::Approved { id } => {
+                if self.trigger != Trigger::Approval || self.records > 1 {
+                    return Err(invalid);
+                }
+                self.approved = Some(*id);
+            }
             Record::Decided { actions, .. } => {
-                if self.decided.is_some() || !matches!(self.jobs.last(), Some(Job::Done { .. })) {
+                let thought = self.approved.is_some() || matches!(self.jobs.last(), Some(Job::Done { .. }));
+                if self.decided.is_some() || !thought {
                     return Err(invalid);
                 }
                 self.decided = Some((actions.clone(), vec![None; actions.len()]));
@@ -434,6 +468,7 @@ impl Tick {
             Record::Requested(request) => {
                 let open = self.jobs.last().is_some_and(|job| !matches!(job, Job::Abandoned { .. }));
                 if open
+                    || self.approved.is_some()
                     || usize::from(request.attempt) != self.jobs.len()
                     || self.jobs.len() >= usize::from(MAX_ATTEMPTS)
                 {
@@ -473,6 +508,9 @@ impl Tick {
         }
         if let Some((planned, outcomes)) = &self.decided {
             return next_action(planned, outcomes);
+        }
+        if let Some(id) = self.approved {
+            return Step::Execute { id };
         }
         match self.jobs.last() {
             None => Step::Prepare { attempt: 0, tried: Vec::new() },
@@ -546,6 +584,7 @@ fn advance(job: &Job, record: &Record) -> Option<Job> {
 fn view(planned: &Planned, outcome: Option<&ActionOutcome>) -> ActionView {
     let (event_id, outcome) = match (&planned.plan, outcome) {
         (Plan::Refused { why }, _) => (None, format!("refused: {why}")),
+        (Plan::Parked { why, .. }, _) => (None, format!("parked: {why}")),
         (Plan::Local, _) => (None, "done".to_owned()),
         (Plan::Publish { events, .. }, Some(ActionOutcome::Done { .. })) => {
             (events.first().map(|event| event.id), "done".to_owned())

@@ -44,6 +44,7 @@ pub const fn of_kind(kind: u16) -> Trigger {
         kinds::NOTE | kinds::COMMENT => Trigger::Mention,
         kinds::LEGACY_DM | kinds::GIFT_WRAP => Trigger::Dm,
         kinds::ZAP_RECEIPT => Trigger::Zap,
+        kinds::APPROVAL => Trigger::Approval,
         other => Trigger::Kind(other),
     }
 }
@@ -140,7 +141,7 @@ fn zap_stimulus(receipt: &Event, me: &Npub) -> Result<Stimulus, TriggerError> {
 pub fn filters(agents: &[Npub], since: i64, now: i64) -> Vec<Filter> {
     const SHARD: usize = 500;
     let seconds = |at: i64| Timestamp::from_secs(u64::try_from(at).unwrap_or(0));
-    let open = [kinds::NOTE, kinds::COMMENT, kinds::LEGACY_DM, kinds::ZAP_RECEIPT].map(Kind::from_u16);
+    let open = [kinds::NOTE, kinds::COMMENT, kinds::LEGACY_DM, kinds::ZAP_RECEIPT, kinds::APPROVAL].map(Kind::from_u16);
     let mut filters = Vec::new();
     for shard in agents.chunks(SHARD) {
         let keys: Vec<_> = shard.iter().map(event::public_key).collect();

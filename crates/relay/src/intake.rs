@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use nexus_bus::{SharedBus, Wake};
+use nexus_core::trigger::Trigger;
 use nexus_core::{Clock, Hash32, Npub};
 use nexus_nostr::event::{self, Retention};
 use nexus_nostr::{kinds, trigger};
@@ -204,7 +205,9 @@ impl Intake {
     /// One inbox row for each hosted agent that the event names and that listens to its kind.
     fn inbox_items(&self, live: &Live, agents: &[Hosted]) -> Vec<NewItem> {
         let (pulled, targets) = trigger::targets(&live.event);
-        let listens = |agent: &&Hosted| targets.contains(&agent.npub) && agent.config.triggers.contains(&pulled);
+        // An owner's answer is heard whatever else wakes the agent.
+        let wanted = |agent: &Hosted| pulled == Trigger::Approval || agent.config.triggers.contains(&pulled);
+        let listens = |agent: &&Hosted| targets.contains(&agent.npub) && wanted(agent);
         let author = event::npub(&live.event.pubkey);
         let sender = if live.event.kind.as_u16() == kinds::GIFT_WRAP { None } else { Some(author) };
         let item = |agent: &Hosted| NewItem {

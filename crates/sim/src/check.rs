@@ -44,6 +44,9 @@ pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
         if away(world, owned, found.worker).is_some() {
             return Ok(Some(format!("{name} is not at home")));
         }
+        if crate::approvals::waits(world, owned.npub).await? {
+            return Ok(Some(format!("{name} has an approved action to carry out")));
+        }
         let may_wait = found.reason.as_ref().is_some_and(|reason| WAITS.contains(&reason.code.as_str()));
         if !may_wait && !inbox::pending(&world.store, owned.npub, 1).await?.is_empty() {
             let why = found.reason.map_or_else(|| "no reason".into(), |reason| reason.code);
@@ -93,6 +96,7 @@ pub async fn all(world: &World) -> Result<(), StoreError> {
         standing(world, owned).await?;
         triggers(world, owned).await?;
         money(world, owned).await?;
+        crate::approvals::check(world, owned).await?;
     }
     jobs(world);
     Ok(())

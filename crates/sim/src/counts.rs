@@ -19,6 +19,13 @@ pub const STOPPED: &str = "agent stopped";
 pub const STOPPED_NOW: &str = "agent stopped at once";
 pub const STARTED: &str = "agent started";
 pub const POLICY: &str = "policy changed";
+pub const WEEK: &str = "a week passes";
+pub const ASKED: &str = "owner is asked";
+pub const APPROVED: &str = "owner approves";
+pub const DENIED: &str = "owner refuses";
+pub const TOO_LATE: &str = "owner answers too late";
+pub const ANSWERS: &str = "owner's answer";
+pub const EXECUTED: &str = "approved action carried out";
 pub const FUNDED: &str = "agent funded";
 pub const DRAINED: &str = "process asked to stop";
 pub const REGION_BACK: &str = "region back";
@@ -30,7 +37,14 @@ pub const ANSWERED: &str = "note answered";
 pub const ANSWERED_DM: &str = "direct message answered";
 
 const ACCIDENTS: [&str; 5] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST];
-const OPERATIONS: [&str; 17] = [
+const OPERATIONS: [&str; 24] = [
+    ANSWERS,
+    WEEK,
+    ASKED,
+    APPROVED,
+    DENIED,
+    TOO_LATE,
+    EXECUTED,
     MENTION,
     DM,
     MANUAL,

@@ -52,18 +52,13 @@ enum Later {
 }
 
 impl Fleet {
-    pub fn new(
-        world: Arc<World>,
-        dice: Arc<Dice>,
-        accidents: mpsc::UnboundedReceiver<(String, Accident)>,
-        start: tokio::time::Instant,
-    ) -> Self {
+    pub fn new(world: Arc<World>, dice: Arc<Dice>, accidents: mpsc::UnboundedReceiver<(String, Accident)>) -> Self {
         let mut fleet = Self { world, dice, slots: BTreeMap::new(), accidents, later: BTreeMap::new() };
         let plan = fleet.world.plan.clone();
         let controls = (0..plan.controls).map(|index| format!("c{index}"));
         let workers = (0..plan.workers).map(|index| format!("w{index}"));
         for name in controls.chain(workers).collect::<Vec<_>>() {
-            let clock = SimClock::new(start, plan.wall);
+            let clock = fleet.world.clock.twin();
             let skew = u64::try_from(plan.skew_ms).unwrap_or(0);
             if fleet.dice.chance(400) {
                 clock.set_off(i64::try_from(fleet.dice.between(0, 2 * skew)).unwrap_or(0) - plan.skew_ms);

@@ -5,6 +5,7 @@
 //! is under way comes to its end, and what must always hold is checked. A seed gives the same run every time.
 
 mod agents;
+mod approvals;
 #[cfg(feature = "broken")]
 pub mod broken;
 mod bus;

@@ -110,7 +110,7 @@ impl Front {
         })
     }
 
-    async fn deliver(&self, item: NewItem) {
+    pub async fn deliver(&self, item: NewItem) {
         let name = self.world.label(&item.npub);
         for _ in 0..TRIES {
             match inbox::put(&self.store, item.clone()).await {
@@ -120,6 +120,7 @@ impl Front {
                     self.world.count(match item.trigger {
                         Trigger::Dm => counts::DM,
                         Trigger::Manual => counts::MANUAL,
+                        Trigger::Approval => counts::ANSWERS,
                         _ => counts::MENTION,
                     });
                     self.bus.publish(Wake::Agent { npub: item.npub });

@@ -115,6 +115,8 @@ pub struct Plan {
     pub poor: bool,
     /// The first agent begins without money.
     pub unfunded: bool,
+    /// In the middle of it, more than what an owner's answer is waited for.
+    pub a_week_passes: bool,
     /// How long a worker that is told to stop hands its agents over; 0 for not at all.
     pub drain_ms: u64,
 }
@@ -147,6 +149,7 @@ impl Plan {
             poor: dice.chance(250),
             unfunded: dice.chance(300),
             drain_ms: *dice.pick(&[0, 3_000, 10_000]),
+            a_week_passes: far_off && dice.chance(300),
         }
     }
 }

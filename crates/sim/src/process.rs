@@ -68,11 +68,24 @@ pub struct SimClock {
     start: Instant,
     wall: i64,
     off_ms: AtomicI64,
+    /// Wall time in which nothing happened to anybody, the same for all clocks of a world.
+    passed_ms: Arc<AtomicI64>,
 }
 
 impl SimClock {
     pub fn new(start: Instant, wall: UnixMs) -> Arc<Self> {
-        Arc::new(Self { start, wall: wall.0, off_ms: AtomicI64::new(0) })
+        Arc::new(Self { start, wall: wall.0, off_ms: AtomicI64::new(0), passed_ms: Arc::default() })
+    }
+
+    /// Another clock of the same world, right at first.
+    pub fn twin(&self) -> Arc<Self> {
+        let (start, wall, passed_ms) = (self.start, self.wall, self.passed_ms.clone());
+        Arc::new(Self { start, wall, off_ms: AtomicI64::new(0), passed_ms })
+    }
+
+    /// Lets so much time pass at once on every clock of the world.
+    pub fn pass_ms(&self, ms: i64) {
+        self.passed_ms.fetch_add(ms, Ordering::SeqCst);
     }
 
     /// Sets how far this wall clock is from the true one.
@@ -84,7 +97,8 @@ impl SimClock {
 impl Clock for SimClock {
     fn now(&self) -> UnixMs {
         let mono = i64::try_from(self.mono().0).unwrap_or(i64::MAX);
-        UnixMs(self.wall.saturating_add(mono).saturating_add(self.off_ms.load(Ordering::SeqCst)))
+        let off = self.off_ms.load(Ordering::SeqCst).saturating_add(self.passed_ms.load(Ordering::SeqCst));
+        UnixMs(self.wall.saturating_add(mono).saturating_add(off))
     }
 
     fn mono(&self) -> MonoMs {

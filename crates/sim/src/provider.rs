@@ -208,6 +208,13 @@ fn answer(request: &Request, dice: &Dice) -> String {
     if dice.chance(150) {
         actions.push(serde_json::json!({ "type": "add_memory", "text": "something" }));
     }
+    if dice.chance(200)
+        && let Ok(stranger) = crate::agents::person(0, Arc::new(dice.fork("stranger")))
+    {
+        // Its owner is asked first.
+        let to = stranger.public_key();
+        actions.push(serde_json::json!({ "type": "dm", "to": to, "text": format!("news {}", dice.next()) }));
+    }
     if dice.chance(100) {
         let to = Npub::from_bytes([3; 32]);
         actions.push(serde_json::json!({ "type": "zap", "to": to, "amount_msat": 1_000 }));

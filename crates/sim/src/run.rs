@@ -25,7 +25,7 @@ use crate::plan::Plan;
 use crate::process::{Process, SimClock};
 use crate::trace::{Recorded, Trace};
 use crate::world::World;
-use crate::{check, database, provider};
+use crate::{check, counts, database, provider};
 
 /// Virtual time that everything gets to come to its end: an invoice's life, the heir's margin, and some more.
 const SETTLE_MS: u64 = 400_000;
@@ -111,8 +111,8 @@ async fn simulate(seed: u64, variant: Variant) -> Result<(Recorded, Totals), Fau
         let seller = provider::seller(&world, index, &dice).ok_or("no seller")?;
         tasks.spawn(seller.run());
     }
-    let front = Arc::new(front(&world, &dice, start));
-    let fleet = Fleet::new(world.clone(), Arc::new(dice.fork("fleet")), accidents, start);
+    let front = Arc::new(front(&world, &dice));
+    let fleet = Fleet::new(world.clone(), Arc::new(dice.fork("fleet")), accidents);
     tasks.spawn(fleet.run());
     let writer = front.clone();
     tasks.spawn(async move { writer.write().await });
@@ -120,6 +120,8 @@ async fn simulate(seed: u64, variant: Variant) -> Result<(Recorded, Totals), Fau
         let owner = front.clone();
         tasks.spawn(async move { owner.own().await });
     }
+    let guardian = front.clone();
+    tasks.spawn(async move { guardian.decide().await });
     trouble(&world).await?;
     world.calm.store(true, Ordering::SeqCst);
     for owned in &world.agents {
@@ -138,7 +140,13 @@ async fn simulate(seed: u64, variant: Variant) -> Result<(Recorded, Totals), Fau
 /// The time in which everything goes wrong. Looks now and then who is away from home.
 async fn trouble(world: &World) -> Result<(), Fault> {
     let until = world.clock.mono().plus_ms(world.plan.trouble_ms);
+    let mut week = world.plan.a_week_passes.then(|| world.clock.mono().plus_ms(world.plan.trouble_ms / 2));
     while world.clock.mono() < until {
+        if week.take_if(|at| world.clock.mono() >= *at).is_some() {
+            world.trace.note("a week passes, and a day");
+            world.count(counts::WEEK);
+            world.clock.pass_ms(8 * 86_400_000);
+        }
         let left = until.since(world.clock.mono()).min(LOOK_MS);
         tokio::time::sleep(Duration::from_millis(left)).await;
         check::homes(world).await?;
@@ -211,8 +219,8 @@ async fn build(
     Ok(World::new(plan, trace, store, clock, ledger, made, accident, variant.faults))
 }
 
-fn front(world: &Arc<World>, dice: &Arc<Dice>, start: Instant) -> Front {
-    let process = Process::new("front", SimClock::new(start, world.plan.wall));
+fn front(world: &Arc<World>, dice: &Arc<Dice>) -> Front {
+    let process = Process::new("front", world.clock.twin());
     let dice = Arc::new(dice.fork("front"));
     // The front is not killed here: a relay that dies simply does not acknowledge.
     let store = database::steady(world, &process, &dice);

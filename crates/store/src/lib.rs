@@ -23,6 +23,7 @@ mod thread;
 
 pub mod account;
 pub mod agent;
+pub mod approval;
 pub mod audit;
 pub mod availability;
 pub mod blob;

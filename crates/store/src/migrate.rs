@@ -12,6 +12,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0003_fleet.sql"),
     include_str!("../migrations/0004_blobs.sql"),
     include_str!("../migrations/0005_moving.sql"),
+    include_str!("../migrations/0006_approvals.sql"),
 ];
 
 /// The newest schema this program knows.

@@ -29,6 +29,7 @@ macro_rules! at_rest {
               AND NOT EXISTS (SELECT 1 FROM payment p WHERE p.npub = a.npub
                   AND p.state IN ('reserved', 'dispatched', 'pending', 'unknown'))
               AND NOT EXISTS (SELECT 1 FROM publication b WHERE b.npub = a.npub AND b.done = 0)
+              AND NOT EXISTS (SELECT 1 FROM approval d WHERE d.npub = a.npub AND d.state = 'approved')
               AND NOT EXISTS (SELECT 1 FROM wallet_request w WHERE w.npub = a.npub
                   AND w.outcome IS NULL AND w.expires_at > ",
             $now,

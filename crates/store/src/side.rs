@@ -1,10 +1,12 @@
 //! What commits together with a journal append or a tick's end.
 
+use nexus_core::approval::{ApprovalId, State};
 use nexus_core::availability::{Availability, Month};
 use nexus_core::budget::Window;
 use nexus_core::payment::PaymentState;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
+use crate::approval::{self, NewApproval};
 use crate::event::NewEvent;
 use crate::payment::NewPayment;
 use crate::publication::{self, NewPublication};
@@ -43,6 +45,13 @@ pub enum Side {
         done: bool,
         relays: String,
         next_attempt_at: Option<UnixMs>,
+    },
+    /// An action that begins to wait for its owner; the same again changes nothing.
+    PutApproval(NewApproval),
+    /// What became of it.
+    Approval {
+        id: ApprovalId,
+        state: State,
     },
     /// One more fact about a provider.
     Provider {
@@ -93,6 +102,8 @@ impl Side {
             Self::PublicationResult { event_id, done, relays, next_attempt_at } => {
                 vec![publication::result_statement(npub, *event_id, *done, relays.clone(), *next_attempt_at)]
             }
+            Self::PutApproval(approval) => vec![approval.statement(npub)],
+            Self::Approval { id, state } => vec![approval::change_statement(npub, *id, *state, now)],
             Self::Provider { provider, fact } => vec![fact.statement(npub, *provider, now)],
             Self::Promise { month, kept, missed_before } => {
                 availability::statements(npub, *month, *kept, *missed_before)

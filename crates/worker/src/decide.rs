@@ -12,9 +12,10 @@ use nexus_nostr::relay_pool::Interest;
 use nexus_nostr::{Head, gift_wrap, kinds, note, profile as lists};
 use nexus_seal::SignerError;
 use nexus_store::agent::Agent;
-use nostr::event::Kind;
+use nostr::event::{Event, Kind};
 use nostr::filter::Filter;
 
+use crate::approval;
 use crate::error::TurnError;
 use crate::filter::Taken;
 use crate::host::Host;
@@ -34,7 +35,7 @@ pub(crate) struct Decision {
     pub note: Option<String>,
 }
 
-/// Reads, judges and signs. What is asked for but needs an approval is recorded as refused.
+/// Reads, judges and signs. What needs an approval is parked, as long as there is room for it.
 pub(crate) async fn decide(
     host: &Host,
     agent: &Agent,
@@ -48,13 +49,13 @@ pub(crate) async fn decide(
     };
     let mut planned = Vec::with_capacity(actions.len());
     for action in actions {
-        let plan = plan(host, agent, opened, taken, &action).await?;
+        let plan = plan(host, agent, opened, taken, &action, &planned).await?;
         planned.push(Planned { action, plan });
     }
     Ok(Decision { planned, note: None })
 }
 
-fn refused(why: &str) -> Plan {
+pub(crate) fn refused(why: &str) -> Plan {
     Plan::Refused { why: why.to_owned() }
 }
 
@@ -64,20 +65,41 @@ async fn plan(
     opened: &mut Opened,
     taken: &[Taken],
     action: &Action,
+    before: &[Planned],
 ) -> Result<Plan, TurnError> {
-    let answered = answered_by(action, taken);
-    let verdict = match opened.policy() {
+    let message = answered_by(action, taken).map(|index| &taken[index]);
+    let (verdict, trusted) = match opened.policy() {
         Some(policy) => {
             let trusted = taken.iter().all(|taken| is_trusted(&taken.stimulus, policy, &opened.owner));
-            judge(policy, &opened.owner, action, Ground { answers_sender: answered.is_some(), trusted })
+            (judge(policy, &opened.owner, action, Ground { answers_sender: message.is_some(), trusted }), trusted)
         }
         None => return Ok(refused("policy_missing")),
     };
-    match verdict {
-        Verdict::Refuse(why) => return Ok(refused(why)),
-        Verdict::Ask(why) => return Ok(refused(&format!("approval_needed: {why}"))),
-        Verdict::Allow => {}
+    let replied = message.and_then(Replied::to);
+    // What can't be done is not worth a question.
+    match (action, &verdict) {
+        (Action::Reply { .. }, _) if message.is_none() => return Ok(refused("no such message to reply to")),
+        (Action::Reply { .. }, _) if replied.is_none() => {
+            return Ok(refused("that message has no address to reply to"));
+        }
+        (Action::Zap { .. }, Verdict::Allow | Verdict::Ask(_)) => return Ok(refused("zaps are not available yet")),
+        (_, _) => {}
     }
+    match verdict {
+        Verdict::Refuse(why) => Ok(refused(why)),
+        Verdict::Ask(why) => Ok(approval::park(opened, action, replied.as_ref(), trusted, why, before)),
+        Verdict::Allow => carry_out(host, agent, opened, action, replied.as_ref()).await,
+    }
+}
+
+/// Signs what an allowed action publishes.
+pub(crate) async fn carry_out(
+    host: &Host,
+    agent: &Agent,
+    opened: &mut Opened,
+    action: &Action,
+    replied: Option<&Replied>,
+) -> Result<Plan, TurnError> {
     let now = host.now();
     match action {
         Action::UpdateGoal { .. } | Action::AddMemory { .. } | Action::None => Ok(Plan::Local),
@@ -85,15 +107,35 @@ async fn plan(
             let event = sign(opened, &address(kinds::NOTE), now, |head| note::post(head, text)).await?;
             Ok(Plan::Publish { events: vec![event], relays: relays(host, agent) })
         }
-        Action::Reply { text, .. } => match answered {
-            Some(index) => reply(host, agent, opened, &taken[index], text, now).await,
+        Action::Reply { text, .. } => match replied {
+            Some(replied) => reply(host, agent, opened, replied, text, now).await,
             None => Ok(refused("no such message to reply to")),
         },
         Action::Dm { to, text } => {
-            let legacy = answered.is_some_and(|index| taken[index].stimulus.event_kind == Some(kinds::LEGACY_DM));
+            let legacy = replied.is_some_and(|replied| replied.kind == kinds::LEGACY_DM);
             message(host, agent, opened, to, text, None, legacy, now).await
         }
         Action::Zap { .. } => Ok(refused("zaps are not available yet")),
+    }
+}
+
+/// What an answer needs to know of the message that it answers.
+pub(crate) struct Replied {
+    pub id: nexus_core::Hash32,
+    pub author: Npub,
+    pub kind: u16,
+    /// A public one, whose thread goes on.
+    pub event: Option<Event>,
+}
+
+impl Replied {
+    /// None for what nobody can be answered on: a manual text, a webhook.
+    fn to(taken: &Taken) -> Option<Self> {
+        let (event, author) = (taken.event.as_ref()?, taken.stimulus.sender?);
+        let kind = event.kind.as_u16();
+        let private = matches!(kind, kinds::LEGACY_DM | kinds::GIFT_WRAP);
+        let id = taken.stimulus.event_id.unwrap_or_else(|| nexus_nostr::event::hash(&event.id));
+        Some(Self { id, author, kind, event: (!private).then(|| event.clone()) })
     }
 }
 
@@ -119,21 +161,18 @@ async fn reply(
     host: &Host,
     agent: &Agent,
     opened: &mut Opened,
-    to: &Taken,
+    to: &Replied,
     text: &str,
     now: UnixMs,
 ) -> Result<Plan, TurnError> {
-    let (Some(event), Some(sender)) = (&to.event, to.stimulus.sender) else {
-        return Ok(refused("that message has no address to reply to"));
-    };
-    match event.kind.as_u16() {
-        kinds::LEGACY_DM => message(host, agent, opened, &sender, text, to.stimulus.event_id, true, now).await,
-        kinds::GIFT_WRAP => message(host, agent, opened, &sender, text, to.stimulus.event_id, false, now).await,
-        kind => {
+    match (to.kind, &to.event) {
+        (kinds::LEGACY_DM, _) => message(host, agent, opened, &to.author, text, Some(to.id), true, now).await,
+        (kinds::GIFT_WRAP, _) => message(host, agent, opened, &to.author, text, Some(to.id), false, now).await,
+        (_, None) => Ok(refused("that message has no address to reply to")),
+        (kind, Some(parent)) => {
             let own = host.config.own_relay.clone();
             let kind = if kind == kinds::NOTE { kinds::NOTE } else { kinds::COMMENT };
-            let parent = event.clone();
-            let event = sign(opened, &address(kind), now, |head| note::answer(head, text, &parent, &own)).await?;
+            let event = sign(opened, &address(kind), now, |head| note::answer(head, text, parent, &own)).await?;
             Ok(Plan::Publish { events: vec![event], relays: relays(host, agent) })
         }
     }

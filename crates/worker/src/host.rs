@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use nexus_bus::{SharedBus, Wake};
 use nexus_core::payment::Asker;
 use nexus_core::{Clock, Entropy, Generation, Hash32, MonoMs, Npub, UnixMs, WorkerId};
 use nexus_store::{Fence, Store};
-use nexus_vault::PoolIdentity;
+use nexus_vault::{LocalSigner, PoolIdentity};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,8 @@ pub(crate) struct Host {
     pub beats: Store,
     pub vitals: Arc<Vitals>,
     pub traces: Option<Arc<dyn Traces>>,
+    /// Signs what this installation asks of owners; there once the worker runs.
+    pub runner: OnceLock<LocalSigner>,
     /// Cuts every turn short.
     cut: CancellationToken,
     /// Something is due or has ended: the turn loop looks again.
@@ -153,6 +155,7 @@ impl Host {
             faults: parts.faults,
             market: Market::default(),
             shutdown,
+            runner: OnceLock::new(),
             notify: Notify::new(),
             news: Notify::new(),
             fence: Mutex::new(None),

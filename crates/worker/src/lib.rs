@@ -3,6 +3,7 @@
 //! What is done is decided by the pure machines of `nexus-core`; this crate performs it. Effects leave at one boundary
 //! (`perform`), each of them journaled before under a live fence.
 
+mod approval;
 mod beat;
 mod config;
 mod custody;

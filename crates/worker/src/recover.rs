@@ -5,6 +5,7 @@ use std::time::Duration;
 use nexus_core::payment::{Asker, EXPIRY_MARGIN_MS, Outcome, PaymentState, conclude};
 use nexus_core::{Msat, TickId};
 use nexus_lightning::{Dispatch, Idempotency, Resolve, WalletDriver};
+use nexus_seal::Signer;
 use nexus_store::payment::{self, Payment};
 use nexus_store::publication::{self, Publication};
 use nexus_store::side::{PaymentMove, Side};
@@ -182,7 +183,7 @@ async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>
         pen.apply(vec![refuse("the stored event does not verify")]).await?;
         return Ok(None);
     };
-    if nexus_nostr::event::npub(&event.pubkey) != pen.npub && event.kind.as_u16() != nexus_nostr::kinds::GIFT_WRAP {
+    if !is_own(pen, &event) {
         tracing::error!(npub = %pen.npub.short(), "a stored event of another author is not published");
         pen.apply(vec![refuse("the stored event has another author")]).await?;
         return Ok(None);
@@ -197,6 +198,19 @@ async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>
     let side = Side::PublicationResult { event_id: publication.event_id, done, relays, next_attempt_at: next };
     pen.apply(vec![side]).await?;
     Ok(if done { None } else { Some(wait) })
+}
+
+/// Whether an event is one that this worker writes for an agent: its own, a wrap's (whose author is nobody), or the
+/// installation's question to the owner.
+fn is_own(pen: &Pen<'_>, event: &nostr::event::Event) -> bool {
+    let author = nexus_nostr::event::npub(&event.pubkey);
+    match event.kind.as_u16() {
+        nexus_nostr::kinds::GIFT_WRAP => true,
+        nexus_nostr::kinds::APPROVAL_REQUEST => {
+            pen.host.runner.get().is_some_and(|runner| runner.public_key() == author)
+        }
+        _ => author == pen.npub,
+    }
 }
 
 /// Each relay's answer in words.

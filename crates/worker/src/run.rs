@@ -33,6 +33,7 @@ pub async fn run_with(parts: WorkerParts, extras: Extras, shutdown: Cancellation
     let runner = crate::runner::ensure(&host).await?;
     beat::register(&host).await.map_err(WorkerError::Register)?;
     host.vitals.registered();
+    let runner = host.runner.get_or_init(|| runner);
     tracing::info!(worker = %host.id, runner = %runner.public_key().short(), region = %host.config.region, pool = %host.config.pool, "worker registered");
     let mut tasks = JoinSet::new();
     tasks.spawn(beat::run(host.clone()));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nexus_core::approval::ApprovalId;
 use nexus_core::availability::{Availability, Missed, Month};
 use nexus_core::budget::Window;
 use nexus_core::event::EventBody;
@@ -19,7 +20,8 @@ use nexus_store::{Side, journal, tick as ticks};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::decide;
+use crate::approval;
+use crate::decide::{Decision, decide};
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::filter::{self, Closed, Taken};
@@ -92,6 +94,8 @@ pub(crate) struct Cause {
     pub due: UnixMs,
     /// Heartbeats before it that were never met.
     pub missed: Missed,
+    /// The approved action that it is for, when it is for one.
+    pub approved: Option<ApprovalId>,
     /// When the turn began to look at what there is.
     pub since: MonoMs,
 }
@@ -113,13 +117,17 @@ pub(crate) async fn begin<'a>(
     stop: &'a CancellationToken,
     cause: Cause,
 ) -> Result<Run<'a>, TurnError> {
-    let Cause { trigger, taken, due, missed, since } = cause;
+    let Cause { trigger, taken, due, missed, approved, since } = cause;
     let now = pen.now();
     let id = TickId::new(now, nexus_core::time::random(&*pen.host.entropy));
     let rows: Vec<i64> = taken.iter().map(|taken| taken.row).collect();
     let first = Record::Began { trigger, inbox: taken.iter().map(Taken::claim).collect(), at: now };
-    let tick = Tick::begin(&first).map_err(|error| TurnError::parked("journal_invalid", error.to_string(), 60_000))?;
-    let records = vec![sealed_record(&pen, opened, id, 1, &first)?];
+    let first: Vec<Record> = [first].into_iter().chain(approved.map(|id| Record::Approved { id })).collect();
+    let tick =
+        Tick::replay(first.iter()).map_err(|error| TurnError::parked("journal_invalid", error.to_string(), 60_000))?;
+    let records = (1..).zip(&first).map(|(seq, record)| sealed_record(&pen, opened, id, seq, record));
+    let records = records.collect::<Result<Vec<_>, _>>()?;
+    let next_seq = i64::try_from(records.len()).unwrap_or(i64::MAX) + 1;
     let started = EventBody::TickStarted { tick_id: id };
     let begin = ticks::Begin {
         fence: pen.fence()?,
@@ -153,7 +161,7 @@ pub(crate) async fn begin<'a>(
         tick,
         taken,
         ending: false,
-        next_seq: 2,
+        next_seq,
         started,
         last: started,
         trail,
@@ -300,6 +308,7 @@ impl Run<'_> {
             let (done, end) = match step {
                 Step::Prepare { attempt, tried } => (perform::prepare(self, attempt, &tried).await, None),
                 Step::Perform(effect) => (perform::perform(self, effect).await, None),
+                Step::Execute { id } => (self.execute(id).await, None),
                 Step::Decide { answer } => (self.decide(&answer).await, None),
                 Step::Commit(end) => (self.commit(end).await, Some(end)),
             };
@@ -317,7 +326,7 @@ impl Run<'_> {
     fn cut_short(&self, step: &Step) -> Option<Failure> {
         use nexus_core::tick::Effect;
         let spendable = match step {
-            Step::Prepare { .. } => true,
+            Step::Prepare { .. } | Step::Execute { .. } => true,
             Step::Perform(effect) => match effect {
                 Effect::PublishRequest(_) | Effect::AwaitOffer(_) => true,
                 Effect::Pay { dispatched, .. } => !dispatched,
@@ -337,6 +346,16 @@ impl Run<'_> {
     async fn decide(&mut self, answer: &str) -> Result<(), TurnError> {
         let host = self.pen.host;
         let decision = decide(host, self.agent, self.opened, &self.taken, answer).await?;
+        self.decided(decision).await
+    }
+
+    /// The action that the owner approved, and nothing else.
+    async fn execute(&mut self, id: ApprovalId) -> Result<(), TurnError> {
+        let planned = approval::execute(self.pen.host, self.agent, self.opened, id).await?;
+        self.decided(Decision { planned: vec![planned], note: None }).await
+    }
+
+    async fn decided(&mut self, decision: Decision) -> Result<(), TurnError> {
         // Should the publishing fail, recovery goes on with it.
         let later = self.pen.now().plus_ms(15_000);
         let mut side = Vec::new();
@@ -360,11 +379,13 @@ impl Run<'_> {
         self.fold_into_state(now);
         let policy_version = self.opened.state.policy_version;
         // What was not thought about stays new: the next heartbeat tries again.
-        if end == End::Completed {
+        if end == End::Completed && self.tick.approved().is_none() {
             self.opened.state.intent_digest = Some(self.opened.state.digest_intent(policy_version));
         }
         self.opened.state.last_tick_at = Some(now);
+        let mut asked = self.approvals(now).await?;
         let (state, mut side) = self.anchored_state(now).await?;
+        side.append(&mut asked);
 
         let balance = if spent > Msat::ZERO {
             wallet::balance(&*self.wallet).await.unwrap_or_else(|_| self.balance.saturating_sub(spent))
@@ -451,7 +472,7 @@ impl Run<'_> {
                         *stamp = (*stamp).max(event.created_at);
                     }
                 }
-                (Plan::Local | Plan::Refused { .. }, _) => {}
+                (Plan::Local | Plan::Refused { .. } | Plan::Parked { .. }, _) => {}
             }
         }
         let answered = self.tick.planned().iter().any(|planned| matches!(planned.plan, Plan::Publish { .. }));
@@ -461,6 +482,16 @@ impl Run<'_> {
             }
         }
         state.fit();
+    }
+
+    /// What begins to wait for the owner with this tick, and what it carried out of that.
+    async fn approvals(&mut self, now: UnixMs) -> Result<Vec<Side>, TurnError> {
+        let planned = self.tick.planned();
+        let mut sides = approval::commit_parked(&self.pen, self.agent, self.opened, self.id, planned).await?;
+        if let Some(id) = self.tick.approved() {
+            sides.extend(approval::commit_executed(self.opened, id, planned, now));
+        }
+        Ok(sides)
     }
 
     /// The sealed state, and its public anchor on its way to the relays.

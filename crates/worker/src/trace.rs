@@ -155,7 +155,7 @@ pub(crate) fn named(step: &Step) -> Named {
                 Effect::Act { index, .. } => ("act", name, u32::try_from(*index).ok()),
             }
         }
-        Step::Decide { .. } => ("decide", None, None),
+        Step::Execute { .. } | Step::Decide { .. } => ("decide", None, None),
         Step::Commit(_) => ("commit", None, None),
     }
 }

@@ -10,7 +10,7 @@ use nexus_core::lifecycle::{self, Lifecycle};
 use nexus_core::policy::Custody;
 use nexus_core::schedule;
 use nexus_core::status::{CustodyState, Desired, Reason};
-use nexus_core::trigger::Trigger;
+use nexus_core::trigger::{Class, Trigger};
 use nexus_core::{AgentConfig, Generation, MonoMs, Msat, Npub, TickId, UnixMs};
 use nexus_lightning::WalletDriver;
 use nexus_store::agent::{self, Agent, Change};
@@ -27,7 +27,7 @@ use crate::perceive::Room;
 use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
-use crate::{custody, funds, profile, recover, rest, tick, wallet};
+use crate::{approval, custody, funds, profile, recover, rest, tick, wallet};
 
 /// What becomes of the agent's seat.
 pub(crate) enum After {
@@ -285,9 +285,15 @@ async fn live(
         pen.change(change, Vec::new()).await?;
         agent.next_tick_at = Some(now);
     }
-    let taken = sift_inbox(&pen, &agent, opened).await?;
-    let heartbeat_due = agent.next_tick_at.is_some_and(|due| due <= now);
+    let mut taken = sift_inbox(&pen, &agent, opened).await?;
+    // What the owner approved comes first, in a tick of its own: everything else waits a moment for the next.
+    let approved = approval::approved(opened);
+    if approved.is_some() {
+        taken.clear();
+    }
+    let heartbeat_due = approved.is_none() && agent.next_tick_at.is_some_and(|due| due <= now);
     let trigger = match cause(agent.lifecycle, &taken) {
+        _ if approved.is_some() => Trigger::Approval,
         Some(trigger) => trigger,
         None if heartbeat_due => Trigger::Heartbeat,
         None => return Ok(Some(until(host, agent.next_tick_at))),
@@ -315,10 +321,11 @@ async fn live(
     let balance = agent.balance.unwrap_or(Msat::ZERO);
     // What stood in the way was shown with its reason: the promise begins when it is gone.
     let explained = agent.reason.is_some();
-    let due = taken.iter().map(|taken| taken.received_at).min().or(agent.next_tick_at).filter(|_| !explained);
+    let heartbeat = agent.next_tick_at.filter(|_| approved.is_none());
+    let due = taken.iter().map(|taken| taken.received_at).min().or(heartbeat).filter(|_| !explained);
     let missed = if heartbeat_due { advance(&pen, &agent, now).await? } else { Missed::NONE };
     let missed = if explained { Missed::NONE } else { missed };
-    let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed, since };
+    let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed, approved, since };
     let run = tick::begin(pen, &agent, opened, driver, balance, stop, cause).await?;
     run.drive().await?;
     // More may wait; if nothing does, the next turn finds out for free.
@@ -355,12 +362,16 @@ async fn advance(pen: &Pen<'_>, agent: &Agent, now: UnixMs) -> Result<Missed, Tu
     Ok(Missed { count: met.missed, first: due, interval_ms })
 }
 
-/// Opens and judges what waits in the inbox; what is refused is marked as handled.
-async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &Opened) -> Result<Vec<Taken>, TurnError> {
+/// Opens and judges what waits in the inbox; what is refused is marked as handled. The owner's answers to what waits for
+/// them are taken on the way.
+async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &mut Opened) -> Result<Vec<Taken>, TurnError> {
     let host = pen.host;
     let mut taken: Vec<Taken> = Vec::new();
+    let pending = inbox::pending(&host.store, pen.npub, BATCH).await?;
+    let (answers, messages): (Vec<_>, Vec<_>) = pending.into_iter().partition(|item| item.class == Class::Approval);
+    approval::tend(pen, opened, &answers).await?;
     let mut room = Room::beside(&opened.state);
-    for item in inbox::pending(&host.store, pen.npub, BATCH).await? {
+    for item in messages {
         if room.is_full() {
             break;
         }
@@ -396,9 +407,10 @@ async fn gate(
     }
     let network = host.wallets.network();
     let relays = profile::relays(host, agent);
+    let thinks = trigger != Trigger::Approval;
     let cheapest = match opened.policy() {
-        Some(policy) => host.market.cheapest(host, &relays, policy, network.as_str()).await,
-        None => None,
+        Some(policy) if thinks => host.market.cheapest(host, &relays, policy, network.as_str()).await,
+        Some(_) | None => None,
     };
     let intent = opened.state.digest_intent(opened.state.policy_version);
     let standing = Standing {
@@ -421,7 +433,7 @@ async fn gate(
     if let Err(refusal) = gate::pass(&standing, trigger) {
         return Ok(Err(refusal));
     }
-    if cheapest.is_none() {
+    if thinks && cheapest.is_none() {
         return Ok(Err(Refusal {
             code: "no_provider",
             text: "no compute provider that the policy allows is announced; looked for again",

@@ -6,10 +6,8 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 12] = [
+const LATER: [(&str, &str); 10] = [
     ("/v1/agents/{npub}/withdrawals", "withdrawing"),
-    ("/v1/agents/{npub}/approvals", "approvals"),
-    ("/v1/agents/{npub}/approvals/{id}", "approvals"),
     ("/v1/agents/{npub}/hooks", "incoming webhooks"),
     ("/v1/agents/{npub}/hooks/{id}", "incoming webhooks"),
     ("/v1/invoices", "hosting invoices"),

@@ -2,6 +2,7 @@
 
 mod account;
 mod agent;
+mod approval;
 mod ask;
 mod create;
 pub mod event;
@@ -96,6 +97,8 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(ticket::create))
         .routes(routes!(invoice::create))
         .routes(routes!(unlock::offer, unlock::deliver))
+        .routes(routes!(approval::list))
+        .routes(routes!(approval::read, approval::answer))
         .routes(routes!(policy::read, policy::replace))
         .routes(routes!(moving::import))
         .routes(routes!(moving::export))

@@ -5,7 +5,8 @@ use futures::future::BoxFuture;
 use nexus_core::UnixMs;
 use nexus_store::relay_event::Walk;
 use nexus_store::{
-    StoreError, audit, blob, event, idempotency, inbox, publication, relay_event, replay, tick, wallet_request, worker,
+    StoreError, approval, audit, blob, event, idempotency, inbox, publication, relay_event, replay, tick,
+    wallet_request, worker,
 };
 
 use super::pause;
@@ -47,6 +48,7 @@ pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
         in_pieces(|| relay_event::purge_expired(store, now, BATCH).boxed()).boxed(),
         in_pieces(|| inbox::purge(store, before(kept.inbox_days), BATCH).boxed()).boxed(),
         in_pieces(|| publication::purge(store, before(kept.publications_days), BATCH).boxed()).boxed(),
+        in_pieces(|| approval::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
         in_pieces(|| tick::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
         in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).boxed(),
         purge_relay(app, before(kept.relay_days), walk).boxed(),

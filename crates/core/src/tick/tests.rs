@@ -38,6 +38,10 @@ fn began() -> Record {
     }
 }
 
+fn approval() -> ApprovalId {
+    ApprovalId { tick_id: crate::id::TickId::new(UnixMs(5), [1; 10]), index: 3 }
+}
+
 fn planned() -> Vec<Planned> {
     let post = Action::Post { text: "hello".into() };
     vec![
@@ -62,6 +66,7 @@ impl World {
         match step {
             Step::Prepare { attempt, .. } => vec![Record::Requested(request(*attempt))],
             Step::Decide { .. } => vec![Record::Decided { actions: planned(), note: None }],
+            Step::Execute { .. } => vec![Record::Decided { actions: planned(), note: None }],
             Step::Commit(_) => vec![],
             Step::Perform(Effect::PublishRequest(r)) => {
                 self.published.push(r.event.id);
@@ -124,9 +129,32 @@ fn the_straight_way() {
 }
 
 #[test]
+fn an_approved_action_is_carried_out_without_a_thought() {
+    let approval = || Record::Approved { id: approval() };
+    let began = Record::Began { trigger: Trigger::Approval, inbox: Vec::new(), at: UnixMs(0) };
+    let mut world = World::default();
+    let mut tick = Tick::replay([began.clone(), approval()].iter()).unwrap();
+    assert!(tick.apply(&approval()).is_err(), "one at a time");
+    assert!(tick.apply(&Record::Requested(request(0))).is_err(), "nothing is bought for it");
+    let mut kinds = vec![];
+    while !matches!(tick.next(), Step::Commit(_)) {
+        for record in world.perform(&tick.next(), 3) {
+            kinds.push(record.kind());
+            tick.apply(&record).unwrap();
+        }
+    }
+    assert_eq!(kinds, ["decided", "acted", "acted"]);
+    assert_eq!(tick.spent(), Msat::ZERO);
+    // No other tick does that.
+    let mut other = Tick::begin(&self::began()).unwrap();
+    assert!(other.apply(&approval()).is_err());
+}
+
+#[test]
 fn records_read_back_as_written() {
     let records = [
         began(),
+        Record::Approved { id: approval() },
         Record::Requested(request(0)),
         Record::Invoiced { attempt: 0, bill: bill() },
         Record::Decided { actions: planned(), note: None },

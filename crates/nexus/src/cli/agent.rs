@@ -51,6 +51,13 @@ pub enum AgentCommand {
     Policy(PolicyArgs),
     /// Give its key to the worker that has it now (attended custody)
     Unlock(UnlockArgs),
+    /// What waits for your decision
+    Approvals(ApprovalsArgs),
+    /// Allow an action that waits: signed by you, for exactly that action
+    Approve(AnswerArgs),
+    /// Refuse an action that waits
+    #[command(alias = "deny")]
+    Refuse(AnswerArgs),
     /// Remove it from this host
     Delete(DeleteArgs),
     /// Take sats out of its wallet (not yet)
@@ -63,15 +70,6 @@ pub enum AgentCommand {
     Export(ExportArgs),
     /// Take an agent in from its backup, and tell its old host
     Import(ImportArgs),
-    /// What waits for your decision (not yet)
-    #[command(hide = true)]
-    Approvals(Rest),
-    /// Allow an action that waits (not yet)
-    #[command(hide = true)]
-    Approve(Rest),
-    /// Refuse an action that waits (not yet)
-    #[command(hide = true)]
-    Deny(Rest),
     /// Its thoughts during one tick (not yet)
     #[command(hide = true)]
     Trajectory(Rest),
@@ -271,6 +269,29 @@ pub struct UnlockArgs {
     /// File with the mnemonic itself
     #[arg(long, value_name = "FILE")]
     pub mnemonic_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ApprovalsArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Those that are over, too
+    #[arg(long)]
+    pub all: bool,
+    /// Show what they are about, opened with the owner key
+    #[arg(long)]
+    pub open: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AnswerArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Its id, or a beginning of it that no other has
+    pub id: String,
+    /// Why, in the signed answer
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
 }
 
 #[derive(Debug, Args)]

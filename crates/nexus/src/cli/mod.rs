@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
-    AgentCommand, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, ExportArgs, FundArgs, ImportArgs,
-    PolicyArgs, StopArgs, TickArgs, TicksArgs, UnlockArgs,
+    AgentCommand, AnswerArgs, ApprovalsArgs, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, ExportArgs,
+    FundArgs, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, UnlockArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,

@@ -300,7 +300,7 @@ pub struct Friend {
     pub sk: String,
     pub pk: String,
     pub npub: String,
-    relay: String,
+    pub relay: String,
 }
 
 impl Friend {

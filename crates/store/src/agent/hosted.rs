@@ -9,7 +9,7 @@ use crate::batch::{params, words};
 use crate::draft::Draft;
 use crate::event::NewEvent;
 use crate::tick::NewState;
-use crate::{Conflict, Fence, Result, Statement, Store};
+use crate::{Conflict, Fence, Result, Side, Statement, Store, inbox};
 
 /// A worker's changes to an agent's row. `None` leaves a field; for `reason`, `next_attempt_at` and `next_tick_at`
 /// `Some(None)` clears it.
@@ -84,6 +84,39 @@ pub async fn put_made(
         }
     }
     draft.write(store).await.map(|_| ())
+}
+
+/// A new state outside a tick, with what commits beside it: the inbox rows that it settles, each with a word, and side
+/// effects.
+#[derive(Debug, Clone)]
+pub struct Settle {
+    pub fence: Fence,
+    pub npub: Npub,
+    pub generation: Generation,
+    pub at: UnixMs,
+    pub state: NewState,
+    pub inbox: Vec<(i64, String)>,
+    pub side: Vec<Side>,
+    pub events: Vec<NewEvent>,
+}
+
+/// Returns the numbers of appended events.
+///
+/// # Errors
+/// `Stale`; `Conflict::Version` when the stored state is not the one that was read; conflicts of side effects. In each
+/// case nothing was changed.
+pub async fn settle(store: &Store, settle: Settle) -> Result<Vec<i64>> {
+    let Settle { fence, npub, generation, at, state, inbox, side, events } = settle;
+    let mut draft = Draft::hosted("store a state and what follows", fence, npub, generation);
+    for statement in state_statements(store, npub, generation, &state, at) {
+        draft.push(statement);
+    }
+    for (row, word) in inbox {
+        draft.push(inbox::settle_statement(npub, row, word));
+    }
+    draft.sides(&side, npub, generation, None, at)?;
+    draft.events(npub, &events);
+    draft.write(store).await
 }
 
 impl Change {

@@ -188,7 +188,8 @@ fn line(event: &Value) -> String {
             sats("fee_sats"),
             field(event, "state")
         ),
-        "approval_requested" => format!("asks you         {}", field(event, "action")),
+        "approval_requested" => format!("asks you         {}: {}", field(event, "action"), field(event, "approval_id")),
+        "approval_changed" => format!("approval         {}: {}", field(event, "state"), field(event, "approval_id")),
         "placed" => format!("placed           on worker {}", field(event, "worker")),
         other => printable(other),
     }

@@ -1,5 +1,6 @@
 //! `nexus agent …`
 
+mod approval;
 mod change;
 mod create;
 mod events;
@@ -11,6 +12,8 @@ mod run;
 mod status;
 mod ticks;
 mod unlock;
+
+use nexus_core::approval::Answer;
 
 use crate::cli::{AgentCommand, Global};
 use crate::command::not_yet;
@@ -36,27 +39,21 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Set(args) => change::run(&session, &args).await,
         AgentCommand::Policy(args) => policy::run(&session, &args).await,
         AgentCommand::Unlock(args) => unlock::run(&session, &args).await,
+        AgentCommand::Approvals(args) => approval::list(&session, &args).await,
+        AgentCommand::Approve(args) => approval::answer(&session, &args, Answer::Approved).await,
+        AgentCommand::Refuse(args) => approval::answer(&session, &args, Answer::Denied).await,
         AgentCommand::Delete(args) => run::delete(&session, &args).await,
         AgentCommand::Export(args) => moving::export(&session, &args).await,
         AgentCommand::Import(args) => moving::import(&session, &args).await,
-        AgentCommand::Withdraw(_)
-        | AgentCommand::Wallet(_)
-        | AgentCommand::Approvals(_)
-        | AgentCommand::Approve(_)
-        | AgentCommand::Deny(_)
-        | AgentCommand::Trajectory(_) => Ok(()),
+        AgentCommand::Withdraw(_) | AgentCommand::Wallet(_) | AgentCommand::Trajectory(_) => Ok(()),
     }
 }
 
 /// Commands that are planned and not there, and what to do meanwhile.
 const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
-    const ASKED: &str = "until approvals exist, an asked action is refused; `nexus agent policy A --edit` allows more";
     match command {
         AgentCommand::Withdraw(_) => Some(("withdraw", "the sats stay in the agent's wallet, under its mnemonic")),
         AgentCommand::Wallet(_) => Some(("wallet", "agents use the development network's wallet")),
-        AgentCommand::Approvals(_) => Some(("approvals", ASKED)),
-        AgentCommand::Approve(_) => Some(("approve", ASKED)),
-        AgentCommand::Deny(_) => Some(("deny", ASKED)),
         AgentCommand::Trajectory(_) => Some(("trajectory", "`nexus agent ticks A --id TICK` shows a tick's steps")),
         AgentCommand::Create(_)
         | AgentCommand::List { .. }
@@ -73,6 +70,9 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Unlock(_)
         | AgentCommand::Export(_)
         | AgentCommand::Import(_)
+        | AgentCommand::Approvals(_)
+        | AgentCommand::Approve(_)
+        | AgentCommand::Refuse(_)
         | AgentCommand::Delete(_) => None,
     }
 }
