@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use common::worker::Worker;
 use common::{Answer, By, Host, INBOX_RECIPIENT, Key, recipient_envelope};
-use nexus_core::policy::{Custody, Policy};
 use nexus_core::trigger::Trigger;
 use nexus_core::{Clock, Hash32, Npub, TickId, UnixMs};
 use nexus_seal::claim::unsigned_claim;
 use nexus_seal::event::timestamp;
-use nexus_seal::policy::unsigned_policy;
 use nexus_store::tick::{self, Skip};
 use nexus_store::wallet_request::{self, Answer as Said};
 use nexus_store::{agent::Change, inbox, installation};

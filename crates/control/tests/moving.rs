@@ -169,9 +169,8 @@ async fn whoever_changes_a_backup_is_refused_by_name() {
     let bytes = body.to_string().into_bytes();
     let proof =
         lived.agent.proof(&lived.owner.npub(), "POST", &lived.host.url("/v1/agents/import"), &bytes, lived.now());
-    let send = || {
-        lived.host.send(By::Key(&lived.owner), "POST", "/v1/agents/import", bytes.clone(), &[("nexus-proof", &proof)])
-    };
+    let headers = [("nexus-proof", proof.as_str())];
+    let send = || lived.host.send(By::Key(&lived.owner), "POST", "/v1/agents/import", bytes.clone(), &headers);
     send().await.ok();
     assert_eq!(lived.host.send(By::Key(&lived.owner), "DELETE", &lived.path(""), Vec::new(), &[]).await.status, 204);
     assert_eq!(send().await.code(), "proof_replayed");
