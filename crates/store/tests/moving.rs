@@ -5,7 +5,7 @@ mod common;
 #[path = "common/suite.rs"]
 mod suite;
 
-use common::{ALICE, BOB, NOW, World, account_id, audit, new_agent, tick_id};
+use common::{ALICE, BOB, Kind, NOW, World, account_id, audit, new_agent, tick_id};
 use nexus_core::budget::Window;
 use nexus_core::state::WindowSpend;
 use nexus_core::status::{Desired, Placement};
