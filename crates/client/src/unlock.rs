@@ -75,6 +75,7 @@ async fn once(api: &Api, owner: &OwnerKeys, key: &Key<'_>, npub: &Npub) -> Resul
         custody: Custody::Attended,
         pool_id: key.pool.document.pool_id.clone(),
         mnemonic: key.mnemonic.expose(),
+        stretched: None,
         min_policy_version: key.policy.version,
         with_state: true,
     };

@@ -302,6 +302,7 @@ impl Owner {
             custody: Custody::Attended,
             pool_id: self.pool.document.pool_id.clone(),
             mnemonic: mnemonic.expose(),
+            stretched: None,
             min_policy_version: 1,
             with_state: true,
         };

@@ -46,7 +46,7 @@ pub use pool::{PoolDocument, PoolPin, SignedPool};
 pub use proof::{Request, VerifiedRequest, verify_agent_proof, verify_nip98};
 pub use recipient::{Recipient, RecipientError, seal_to_recipient, seal_to_recipient_armored};
 pub use scan::looks_like_secret;
-pub use sealed_key::{SealedKey, SealedKeyError, seal_key};
+pub use sealed_key::{SealedKey, SealedKeyError, Stretched, seal_key};
 pub use secret::{SecretBytes, SecretText};
 pub use signer::{BoxFuture, Signer, SignerError};
 pub use unlock::{UnlockError, UnlockOffer, seal_unlock, verify_offer};

@@ -23,7 +23,7 @@ pub enum SealedKeyError {
 
 /// The contents of `sealed_key`.
 ///
-/// The npub is derived again from the mnemonic when it is opened, so the envelope cannot be moved to another agent;
+/// The npub is derived again from the mnemonic (or its seed) when it is opened, so the envelope cannot be moved to another agent;
 /// the owner inside is the one whose policy is obeyed, whatever a database says.
 #[derive(Clone)]
 pub struct SealedKey {
@@ -32,11 +32,30 @@ pub struct SealedKey {
     pub custody: Custody,
     pub pool_id: String,
     pub mnemonic: SecretText,
+    /// What the mnemonic stretches to; an envelope without it is as good, only slower to open.
+    pub stretched: Option<Stretched>,
     /// Policies below this version are refused, even by a worker that has seen none yet.
     pub min_policy_version: u64,
     /// The client made the keys and the first state. A worker that finds wraps or state missing then refuses to start
     /// from nothing: otherwise, deleting rows would make it forget which policy it obeyed and what it spent.
     pub with_state: bool,
+}
+
+/// The BIP-39 seeds (64 bytes, in base64) of the mnemonic and of its wallet's words. Opening an agent with them spends none
+/// of BIP-39's 2,048 rounds of PBKDF2.
+///
+/// The mnemonic stays what counts: the seed must give the agent's npub, as the words must.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stretched {
+    pub seed: SecretText,
+    pub wallet_seed: SecretText,
+}
+
+impl fmt::Debug for Stretched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stretched(…)")
+    }
 }
 
 impl fmt::Debug for SealedKey {
@@ -53,8 +72,16 @@ pub(crate) struct Closing<'a> {
     custody: Custody,
     pool_id: &'a str,
     mnemonic: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stretched: Option<ClosingStretched<'a>>,
     min_policy_version: u64,
     with_state: bool,
+}
+
+#[derive(Serialize)]
+struct ClosingStretched<'a> {
+    seed: &'a str,
+    wallet_seed: &'a str,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +93,7 @@ pub(crate) struct Opened {
     custody: Custody,
     pool_id: String,
     mnemonic: SecretText,
+    stretched: Option<Stretched>,
     min_policy_version: u64,
     with_state: bool,
 }
@@ -81,6 +109,7 @@ impl Opened {
             custody: self.custody,
             pool_id: self.pool_id,
             mnemonic: self.mnemonic,
+            stretched: self.stretched,
             min_policy_version: self.min_policy_version,
             with_state: self.with_state,
         })
@@ -96,6 +125,10 @@ pub(crate) fn closing(key: &SealedKey) -> Closing<'_> {
         custody: key.custody,
         pool_id: &key.pool_id,
         mnemonic: key.mnemonic.expose(),
+        stretched: key.stretched.as_ref().map(|stretched| ClosingStretched {
+            seed: stretched.seed.expose(),
+            wallet_seed: stretched.wallet_seed.expose(),
+        }),
         min_policy_version: key.min_policy_version,
         with_state: key.with_state,
     }

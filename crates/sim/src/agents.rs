@@ -102,6 +102,7 @@ pub async fn make(
         custody: policy.custody,
         pool_id: POOL.to_owned(),
         mnemonic: root.mnemonic.expose(),
+        stretched: None,
         min_policy_version: 1,
         with_state: true,
     };

@@ -42,11 +42,12 @@ macro_rules! view_columns {
     };
 }
 
-/// Agents with something to resolve, found from what there is to resolve: it is little, agents are many.
+/// Agents with something to resolve, found from what there is to resolve: it is little, agents are many. Payments that are
+/// open are named as their index names them.
 macro_rules! to_resolve {
     ($now:literal) => {
         concat!(
-            "(SELECT npub FROM payment WHERE state IN ('dispatched', 'pending', 'unknown')
+            "(SELECT npub FROM payment WHERE state IN ('reserved', 'dispatched', 'pending', 'unknown') AND state <> 'reserved'
               UNION SELECT npub FROM publication WHERE done = 0
               UNION SELECT npub FROM wallet_request WHERE outcome IS NULL AND expires_at > ",
             $now,
@@ -379,4 +380,30 @@ pub(crate) fn view_row(row: &mut Columns) -> Result<AgentView> {
     };
     view.failover = row.parse(|config| serde_json::from_str::<AgentConfig>(config).ok())?.failover;
     Ok(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many agents and payments there are, a round reads its page of them.
+    #[tokio::test]
+    async fn no_round_reads_all_agents_or_payments() {
+        let store = Store::open_memory().unwrap();
+        for (sql, params) in [
+            (SHOULD_RUN, params![Vec::new(), 1_000]),
+            (NEEDS_SERVICE, params![UnixMs(0), 1_000]),
+            (LEAVES, params![UnixMs(0), 1_000]),
+        ] {
+            let plan = format!("EXPLAIN QUERY PLAN {sql}");
+            let read =
+                |row: &mut Columns| Ok((row.get::<i64>()?, row.get::<i64>()?, row.get::<i64>()?, row.get::<String>()?));
+            let steps = store.rows("explain", plan, params, read).await.unwrap();
+            let steps: Vec<String> = steps.into_iter().map(|(_, _, _, step)| step).collect();
+            let whole = |step: &String| {
+                ["SCAN a", "SCAN payment", "TEMP B-TREE FOR ORDER BY"].iter().any(|scan| step.ends_with(scan))
+            };
+            assert!(!steps.iter().any(whole), "{steps:#?}");
+        }
+    }
 }

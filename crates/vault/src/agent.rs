@@ -57,7 +57,7 @@ impl AgentSecrets {
             return Err(VaultError::OtherPool { expected: pool_id.to_owned(), found: key.pool_id.clone() });
         }
         let mnemonic = Mnemonic::parse(key.mnemonic.expose())?;
-        let (signer, wallet) = mnemonic.secrets(entropy)?;
+        let (signer, wallet) = mnemonic.secrets(key.stretched.as_ref(), entropy)?;
         let derived = signer.public_key();
         if derived != key.npub {
             return Err(VaultError::NpubMismatch { named: key.npub, derived });

@@ -124,6 +124,7 @@ impl OpenedBackup {
             custody: policy.map_or_else(Default::default, |policy| policy.custody),
             pool_id: pool_id.clone(),
             mnemonic: self.mnemonic.expose(),
+            stretched: Some(self.mnemonic.stretched()?),
             min_policy_version: policy.map_or(seen, |policy| policy.version.max(seen)),
             with_state: self.state.is_some(),
         };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
 
 use bitcoin::NetworkKind;
 use bitcoin::bip32::{DerivationPath, Xpriv, Xpub};
@@ -24,9 +25,12 @@ pub(crate) struct Root(Xpriv);
 
 impl Root {
     pub(crate) fn of(mnemonic: &Mnemonic) -> Result<Self, VaultError> {
-        let seed = mnemonic.seed();
+        Self::of_seed(&*mnemonic.seed())
+    }
+
+    pub(crate) fn of_seed(seed: &[u8; 64]) -> Result<Self, VaultError> {
         // The network is part of the serialized form only, which is never written.
-        Xpriv::new_master(NetworkKind::Main, &*seed).map(Self).map_err(|_| VaultError::Derivation)
+        Xpriv::new_master(NetworkKind::Main, seed).map(Self).map_err(|_| VaultError::Derivation)
     }
 
     fn derive(&self, path: &str) -> Result<Self, VaultError> {
@@ -63,28 +67,39 @@ impl Drop for Root {
 
 /// The seed of an agent's wallet. Whoever has it has the money.
 #[derive(Clone)]
-pub struct WalletSeed(Mnemonic);
+pub struct WalletSeed {
+    words: Mnemonic,
+    /// Stretched once, for all copies.
+    seed: Arc<OnceLock<Zeroizing<[u8; 64]>>>,
+}
 
 impl WalletSeed {
     pub(crate) fn new(mnemonic: Mnemonic) -> Self {
-        Self(mnemonic)
+        Self { words: mnemonic, seed: Arc::default() }
+    }
+
+    pub(crate) fn stretched(words: Mnemonic, seed: Zeroizing<[u8; 64]>) -> Self {
+        Self { words, seed: Arc::new(OnceLock::from(seed)) }
+    }
+
+    fn seed(&self) -> &[u8; 64] {
+        self.seed.get_or_init(|| self.words.seed())
     }
 
     /// The wallet's twelve words, for wallet software that wants words.
     pub fn expose_words(&self) -> SecretText {
-        self.0.expose()
+        self.words.expose()
     }
 
     /// The BIP-39 seed of 64 bytes, for wallet software that wants a seed.
     pub fn expose_seed(&self) -> SecretBytes {
-        SecretBytes::new(self.0.seed().to_vec())
+        SecretBytes::new(self.seed().to_vec())
     }
 
     /// A key of 32 bytes for one use, for example `devnet account`: HMAC-SHA-256 of the use under the seed.
     pub fn key_for(&self, purpose: &str) -> SecretBytes {
         // A seed is as long as a block of SHA-256, which is the key as it stands.
-        let seed = self.0.seed();
-        let mut mac = <Hmac<Sha256> as Mac>::new((&*seed).into());
+        let mut mac = <Hmac<Sha256> as Mac>::new(self.seed().into());
         mac.update(b"nexus-wallet|");
         mac.update(purpose.as_bytes());
         SecretBytes::new(mac.finalize().into_bytes().to_vec())

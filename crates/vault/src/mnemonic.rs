@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use age::secrecy::SecretString;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bip39::Language;
 use nexus_core::time::random;
 use nexus_core::{Entropy, Npub};
-use nexus_seal::{MAX_LOG_N, Passphrase, SecretText};
+use nexus_seal::{MAX_LOG_N, Passphrase, SecretText, Stretched};
 use ring::pbkdf2::PBKDF2_HMAC_SHA512;
 use zeroize::Zeroizing;
 
@@ -82,11 +84,31 @@ impl Mnemonic {
         seed
     }
 
-    /// [`Self::signer`] and [`Self::wallet_seed`] at once, for half the work.
-    pub(crate) fn secrets(&self, entropy: Arc<dyn Entropy>) -> Result<(LocalSigner, WalletSeed), VaultError> {
-        let root = Root::of(self)?;
+    /// [`Self::signer`] and [`Self::wallet_seed`] at once, for half the work; for none of it if the words were stretched
+    /// before.
+    pub(crate) fn secrets(
+        &self,
+        stretched: Option<&Stretched>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<(LocalSigner, WalletSeed), VaultError> {
+        let root = match stretched {
+            Some(stretched) => Root::of_seed(&*read_seed(&stretched.seed)?)?,
+            None => Root::of(self)?,
+        };
         let signer = LocalSigner::from_secret(&*root.secret(NOSTR_PATH)?, entropy)?;
-        Ok((signer, WalletSeed::new(root.bip85_words()?)))
+        let words = root.bip85_words()?;
+        let wallet = match stretched {
+            Some(stretched) => WalletSeed::stretched(words, read_seed(&stretched.wallet_seed)?),
+            None => WalletSeed::new(words),
+        };
+        Ok((signer, wallet))
+    }
+
+    /// What makes [`Self::secrets`] quick.
+    pub(crate) fn stretched(&self) -> Result<Stretched, VaultError> {
+        let seed = self.seed();
+        let wallet = Root::of_seed(&*seed)?.bip85_words()?.seed();
+        Ok(Stretched { seed: write_seed(&seed), wallet_seed: write_seed(&wallet) })
     }
 
     /// The agent's Nostr key: NIP-06, `m/44'/1237'/0'/0/0`.
@@ -117,6 +139,18 @@ impl Mnemonic {
     /// funds.
     pub fn pylon_signer(&self) -> Result<String, VaultError> {
         Root::of(self)?.public_hex("m/44'/0'/0'/0/0")
+    }
+}
+
+fn write_seed(seed: &[u8; 64]) -> SecretText {
+    SecretText::new(STANDARD.encode(seed))
+}
+
+fn read_seed(text: &SecretText) -> Result<Zeroizing<[u8; 64]>, VaultError> {
+    let mut seed = Zeroizing::new([0; 64]);
+    match STANDARD.decode_slice(text.expose(), &mut *seed) {
+        Ok(64) => Ok(seed),
+        Ok(_) | Err(_) => Err(VaultError::Derivation),
     }
 }
 
@@ -155,8 +189,15 @@ mod tests {
         let mnemonic = Mnemonic::generate(&*entropy);
         // Another implementation of BIP-39.
         assert_eq!(*mnemonic.seed(), mnemonic.0.to_seed_normalized(""));
-        let (signer, wallet) = mnemonic.secrets(entropy.clone()).unwrap();
-        assert_eq!(signer.public_key(), mnemonic.signer(entropy).unwrap().public_key());
+        let (signer, wallet) = mnemonic.secrets(None, entropy.clone()).unwrap();
+        assert_eq!(signer.public_key(), mnemonic.signer(entropy.clone()).unwrap().public_key());
         assert_eq!(wallet.expose_words().expose(), mnemonic.wallet_seed().unwrap().expose_words().expose());
+        let stretched = mnemonic.stretched().unwrap();
+        let (quick, quick_wallet) = mnemonic.secrets(Some(&stretched), entropy.clone()).unwrap();
+        assert_eq!(quick.public_key(), signer.public_key());
+        assert_eq!(quick_wallet.expose_words().expose(), wallet.expose_words().expose());
+        assert_eq!(quick_wallet.key_for("a"), wallet.key_for("a"));
+        let short = Stretched { seed: SecretText::new("AAAA".to_owned()), ..stretched };
+        assert!(mnemonic.secrets(Some(&short), entropy).is_err());
     }
 }

@@ -106,6 +106,7 @@ impl NewAgent<'_> {
                     custody,
                     pool_id: pool_id.clone(),
                     mnemonic: words.clone(),
+                    stretched: Some(self.mnemonic.stretched()?),
                     min_policy_version: self.policy.version,
                     with_state: true,
                 };

@@ -26,6 +26,7 @@ fn sealed_key(world: &World, mnemonic: &Mnemonic, npub: Npub, owner: Npub) -> Se
         custody: Custody::Sealed,
         pool_id: world.pool.document.pool_id.clone(),
         mnemonic: mnemonic.expose(),
+        stretched: None,
         min_policy_version: 1,
         with_state: true,
     }

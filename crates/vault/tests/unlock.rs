@@ -30,6 +30,7 @@ async fn attended(seed: u64) -> Attended {
         custody: Custody::Attended,
         pool_id: "main".into(),
         mnemonic: mnemonic.expose(),
+        stretched: None,
         min_policy_version: 1,
         with_state: true,
     };
