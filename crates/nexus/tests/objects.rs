@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use common::secrets::secrets_are_nowhere;
 use common::{Friend, Place, eventually, find, hex_of};
+use nexus_testkit::proxy::Rule;
+use nexus_testkit::s3::{KEY, S3Server, SECRET};
 
 const GOAL: &str = "zebra-goal: keep the lighthouse keepers company";
 const SECRET_DM: &str = "zebra-message: the key is under the third stone";
@@ -112,6 +114,47 @@ fn an_agent_lives_in_an_object_store() {
     });
     assert!(parked.is_some(), "{}", place.status("ada"));
     drop(host);
+}
+
+/// The same over the network: every state an object of a bucket, by a signature, over a wire that is cut and comes back.
+#[test]
+fn an_agent_lives_in_a_bucket() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let place = Place::new();
+    let server = runtime.block_on(S3Server::start(&place.path("s3"), "agents"));
+    let key = place.path("bucket-key");
+    std::fs::write(&key, format!("{KEY}\n{SECRET}\n")).unwrap();
+    let (endpoint, key) = (server.endpoint(), key.display().to_string());
+    let bucket = [
+        ("NEXUS_OBJECTS_KIND", "s3"),
+        ("NEXUS_OBJECTS_THRESHOLD_BYTES", "0"),
+        ("NEXUS_OBJECTS_S3_BUCKET", "agents"),
+        ("NEXUS_OBJECTS_S3_ENDPOINT", endpoint.as_str()),
+        ("NEXUS_OBJECTS_S3_ALLOW_HTTP", "true"),
+        ("NEXUS_OBJECTS_S3_CREDENTIALS_FILE", key.as_str()),
+    ];
+    let host = place.start(&bucket);
+    let npub = place.agent("ada", &["--goal", GOAL, "--heartbeat", "1d"]);
+    let hex = hex_of(&npub);
+    let friend = Friend::new(&place.relay());
+    friend.send(17, &hex, SECRET_DM);
+    friend.answer(17, &hex, None);
+    let (kept, _, in_rows) = rows(&place);
+    let files = std::fs::read_dir(server.directory("agents").join(&hex)).map_or(0, |entries| entries.flatten().count());
+    assert!(kept >= 2 && in_rows == 0 && files >= 2, "{kept} kept, {in_rows} in rows, {files} objects");
+    secrets_are_nowhere(&place, &host, &npub, &friend);
+    assert!(!host.logged().contains(SECRET), "{}", host.logged());
+
+    server.wire.set(Rule::Cut);
+    friend.send(17, &hex, "Are you there?");
+    let parked = eventually(40, || {
+        let reason = find(&place.status("ada")["reason"], "code");
+        (reason.as_deref() == Some("object_store_unreachable")).then_some(())
+    });
+    assert!(parked.is_some(), "{}", place.status("ada"));
+    server.wire.set(Rule::Pass);
+    friend.answer(17, &hex, None);
+    assert_eq!(host.interrupt(), 0);
 }
 
 #[test]

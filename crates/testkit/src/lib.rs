@@ -6,6 +6,8 @@ pub mod lnd;
 pub mod nats;
 pub mod postgres;
 pub mod proxy;
+#[cfg(feature = "s3")]
+pub mod s3;
 mod time;
 
 pub use time::{ManualClock, SeededEntropy, SystemEntropy, TestClock};

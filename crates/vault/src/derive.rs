@@ -25,7 +25,7 @@ pub(crate) struct Root(Xpriv);
 
 impl Root {
     pub(crate) fn of(mnemonic: &Mnemonic) -> Result<Self, VaultError> {
-        Self::of_seed(&*mnemonic.seed())
+        Self::of_seed(&mnemonic.seed())
     }
 
     pub(crate) fn of_seed(seed: &[u8; 64]) -> Result<Self, VaultError> {

@@ -92,7 +92,10 @@ impl Mnemonic {
         entropy: Arc<dyn Entropy>,
     ) -> Result<(LocalSigner, WalletSeed), VaultError> {
         let root = match stretched {
-            Some(stretched) => Root::of_seed(&*read_seed(&stretched.seed)?)?,
+            Some(stretched) => {
+                let seed = read_seed(&stretched.seed)?;
+                Root::of_seed(&seed)?
+            }
             None => Root::of(self)?,
         };
         let signer = LocalSigner::from_secret(&*root.secret(NOSTR_PATH)?, entropy)?;
@@ -107,7 +110,7 @@ impl Mnemonic {
     /// What makes [`Self::secrets`] quick.
     pub(crate) fn stretched(&self) -> Result<Stretched, VaultError> {
         let seed = self.seed();
-        let wallet = Root::of_seed(&*seed)?.bip85_words()?.seed();
+        let wallet = Root::of_seed(&seed)?.bip85_words()?.seed();
         Ok(Stretched { seed: write_seed(&seed), wallet_seed: write_seed(&wallet) })
     }
 

@@ -1,21 +1,14 @@
 //! Places for objects that a test can look into, damage and take away: a directory, and a real S3 server.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
 use nexus_core::Npub;
 use nexus_store::blob::Blob;
 use nexus_store::{ObjectConfig, ObjectKind, Objects, S3Config};
-use nexus_testkit::proxy::{Proxy, Rule, Upstream};
-use s3s::auth::SimpleAuth;
-use s3s::service::{S3Service, S3ServiceBuilder};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use nexus_testkit::proxy::Rule;
+pub use nexus_testkit::s3::SECRET;
+use nexus_testkit::s3::{KEY, S3Server};
 
-const KEY: &str = "test-key";
-pub const SECRET: &str = "test-secret-of-the-bucket";
 const BUCKET: &str = "agents";
 /// Blobs of so many bytes and more are objects.
 const THRESHOLD: u64 = 1_000;
@@ -28,19 +21,7 @@ pub enum Kept {
 
 pub struct Place {
     dir: tempfile::TempDir,
-    server: Option<Server>,
-}
-
-/// Keeps each bucket as a directory, and checks signatures. It is reached over a wire that can be cut.
-struct Server {
-    wire: Proxy,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    server: Option<S3Server>,
 }
 
 impl Place {
@@ -49,11 +30,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let server = match kept {
             Kept::Directory => None,
-            Kept::S3 => {
-                std::fs::create_dir_all(dir.path().join("s3").join(BUCKET)).unwrap();
-                let (address, task) = serve(&dir.path().join("s3")).await;
-                Some(Server { wire: Proxy::start(Upstream::Tcp(address)).await, task })
-            }
+            Kept::S3 => Some(S3Server::start(&dir.path().join("s3"), BUCKET).await),
         };
         Self { dir, server }
     }
@@ -79,7 +56,7 @@ impl Place {
                 let credentials = self.dir.path().join(format!("key-{secret}"));
                 std::fs::write(&credentials, format!("{KEY}\n{secret}\n")).unwrap();
                 let s3 = S3Config {
-                    endpoint: Some(format!("http://127.0.0.1:{}", server.wire.port())),
+                    endpoint: Some(server.endpoint()),
                     bucket: bucket.into(),
                     prefix: "nexus/one".into(),
                     credentials_file: Some(credentials),
@@ -96,7 +73,7 @@ impl Place {
     fn root(&self) -> PathBuf {
         match &self.server {
             None => self.dir.path().join(BUCKET),
-            Some(_) => self.dir.path().join("s3").join(BUCKET).join("nexus/one"),
+            Some(server) => server.directory(BUCKET).join("nexus/one"),
         }
     }
 
@@ -153,23 +130,4 @@ impl Place {
             }
         }
     }
-}
-
-async fn serve(root: &Path) -> (SocketAddr, JoinHandle<()>) {
-    let service: S3Service = {
-        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-        builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        builder.build()
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let task = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = service.clone();
-            tokio::spawn(async move {
-                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    (address, task)
 }
