@@ -1,5 +1,4 @@
 //! An owner's command as its worker sees it: everything that control could have changed is found.
-#![expect(clippy::unwrap_used, reason = "a helper of tests fails its test")]
 
 mod common;
 
