@@ -367,7 +367,7 @@ async fn an_invoice_comes_from_a_worker_or_says_why_not() {
             if let Some(request) = asked.iter().find(|request| request.body.contains("2000000")) {
                 assert_eq!(agent.purpose.as_str(), "service");
                 let (fence, id) = (worker.fence, &request.id);
-                return wallet_request::answer(&host.store, fence, agent.npub, agent.generation, id, said)
+                return wallet_request::answer(&host.store, fence, agent.npub, agent.generation, id, said, None)
                     .await
                     .unwrap();
             }

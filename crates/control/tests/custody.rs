@@ -113,7 +113,7 @@ async fn only_the_owner_asks_for_an_offer_and_what_it_sends_is_passed_on_as_it_i
                 let waiting = wallet_request::waiting(&store, npub, clock.now()).await.unwrap();
                 if let Some(request) = waiting.into_iter().find(|request| request.kind == "unlock") {
                     let said = Said::Failed("no".into());
-                    wallet_request::answer(&store, fence, npub, generation, &request.id, said).await.unwrap();
+                    wallet_request::answer(&store, fence, npub, generation, &request.id, said, None).await.unwrap();
                     let kept = wallet_request::get(&store, npub, &request.id).await.unwrap().unwrap();
                     return (request.body, kept.body);
                 }

@@ -34,6 +34,7 @@ pub mod idempotency;
 pub mod inbox;
 pub mod inspect;
 pub mod installation;
+pub mod invoice_watch;
 pub mod journal;
 pub mod payment;
 pub mod placement;

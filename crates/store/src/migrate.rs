@@ -14,6 +14,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0005_moving.sql"),
     include_str!("../migrations/0006_approvals.sql"),
     include_str!("../migrations/0007_placing.sql"),
+    include_str!("../migrations/0008_invoices.sql"),
 ];
 
 /// The newest schema this program knows.

@@ -52,6 +52,9 @@ macro_rules! to_resolve {
               UNION SELECT npub FROM wallet_request WHERE outcome IS NULL AND expires_at > ",
             $now,
             "
+              UNION SELECT npub FROM invoice_watch WHERE until_at > ",
+            $now,
+            "
               UNION SELECT npub FROM tick WHERE status = 'open')"
         )
     };
@@ -155,6 +158,7 @@ pub async fn idle(store: &Store, now: UnixMs, limit: u32) -> Result<Vec<(Npub, G
             AND NOT EXISTS (SELECT 1 FROM publication p WHERE p.npub = a.npub AND p.done = 0)
             AND NOT EXISTS (SELECT 1 FROM wallet_request w WHERE w.npub = a.npub
                 AND w.outcome IS NULL AND w.expires_at > ?1)
+            AND NOT EXISTS (SELECT 1 FROM invoice_watch v WHERE v.npub = a.npub AND v.until_at > ?1)
             AND NOT EXISTS (SELECT 1 FROM tick t WHERE t.npub = a.npub AND t.status = 'open')
         ORDER BY a.npub LIMIT ?2";
     let row = |row: &mut Columns| Ok((row.get()?, row.get()?, row.get()?));

@@ -33,6 +33,8 @@ macro_rules! at_rest {
               AND NOT EXISTS (SELECT 1 FROM wallet_request w WHERE w.npub = a.npub
                   AND w.outcome IS NULL AND w.expires_at > ",
             $now,
+            ") AND NOT EXISTS (SELECT 1 FROM invoice_watch v WHERE v.npub = a.npub AND v.until_at > ",
+            $now,
             "))"
         )
     };

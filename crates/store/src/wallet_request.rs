@@ -4,6 +4,7 @@ use nexus_core::{Generation, Npub, UnixMs};
 
 use crate::batch::{Lock, params, words};
 use crate::draft::{Draft, rev};
+use crate::invoice_watch::InvoiceWatch;
 use crate::row::Columns;
 use crate::{Audit, Conflict, Fence, Result, Statement, Store};
 
@@ -85,7 +86,7 @@ pub async fn waiting(store: &Store, npub: Npub, now: UnixMs) -> Result<Vec<Walle
     store.rows("read wallet requests", sql, params![npub, now, MAX_WAITING], request_row).await
 }
 
-/// Answers under the fence; what was asked is not kept. `Conflict::NotFound` when it was answered or deleted before.
+/// Answers under the fence, and begins the watch of an invoice that was made; what was asked is not kept. `Conflict::NotFound` when it was answered or deleted before.
 pub async fn answer(
     store: &Store,
     fence: Fence,
@@ -93,6 +94,7 @@ pub async fn answer(
     generation: Generation,
     id: &str,
     answer: Answer,
+    invoice: Option<InvoiceWatch>,
 ) -> Result<()> {
     let (outcome, answer) = match answer {
         Answer::Done(answer) => ("done", answer),
@@ -107,6 +109,9 @@ pub async fn answer(
         )
         .one_or_conflict(Conflict::NotFound),
     );
+    if let Some(invoice) = invoice {
+        draft.push(invoice.statement(npub));
+    }
     draft.write(store).await.map(|_| ())
 }
 

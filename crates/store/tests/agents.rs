@@ -7,9 +7,10 @@ mod suite;
 
 use common::{ALICE, BOB, Kind, NOW, World, account_id, audit, new_agent, new_payment};
 use nexus_core::status::{Desired, Hosting, Reason, Scope};
-use nexus_core::{AccountId, Hash32, Npub};
+use nexus_core::{AccountId, Generation, Hash32, Npub};
 use nexus_store::agent::{self, Change, Filter, StoredPolicy, Wrap};
 use nexus_store::idempotency::{self, Idempotency};
+use nexus_store::invoice_watch::{self, InvoiceWatch};
 use nexus_store::tick::Commit;
 use nexus_store::token::{self, Token};
 use nexus_store::wallet_request::{self, Answer, MAX_WAITING, WalletRequest};
@@ -172,6 +173,44 @@ async fn an_account_is_made_once_and_its_standing_reaches_its_agents(world: Worl
     assert_eq!(installation::get(store, "runner").await.unwrap().as_deref(), Some("c"));
 }
 
+async fn invoices_are_watched_until_they_are_over(world: World) {
+    let store = &world.store;
+    let watch = |n: i64| InvoiceWatch {
+        hash: Hash32::from_bytes([u8::try_from(n % 250).unwrap(); 32]),
+        made_at: NOW.plus_ms(n),
+        until: NOW.plus_ms(1_000 + n),
+    };
+    for n in 0..3 {
+        let request = WalletRequest {
+            id: n.to_string(),
+            npub: ALICE,
+            kind: "invoice".into(),
+            body: "{}".into(),
+            created_at: NOW,
+            expires_at: NOW.plus_ms(1_000),
+            answer: None,
+        };
+        wallet_request::put(store, request, None).await.unwrap();
+        let done = Answer::Done("lnbcrt".into());
+        let id = n.to_string();
+        wallet_request::answer(store, world.fence, ALICE, world.generation, &id, done, Some(watch(n))).await.unwrap();
+    }
+    // Answered or not: whoever hosts the agent next looks them up, also while the agent is stopped.
+    assert_eq!(invoice_watch::open(store, ALICE, NOW).await.unwrap(), [watch(2), watch(1), watch(0)]);
+    assert_eq!(invoice_watch::open(store, BOB, NOW).await.unwrap(), []);
+
+    let stale =
+        invoice_watch::end(store, world.fence, ALICE, Generation(world.generation.0 + 1), [watch(2).hash]).await;
+    assert!(stale.is_err(), "not its host");
+    invoice_watch::end(store, world.fence, ALICE, world.generation, [watch(2).hash]).await.unwrap();
+    invoice_watch::end(store, world.fence, ALICE, world.generation, [watch(2).hash]).await.unwrap();
+    assert_eq!(invoice_watch::open(store, ALICE, NOW).await.unwrap(), [watch(1), watch(0)]);
+    assert_eq!(invoice_watch::open(store, ALICE, NOW.plus_ms(1_000)).await.unwrap(), [watch(1)]);
+    assert_eq!(invoice_watch::purge(store, NOW.plus_ms(1_000), 100).await.unwrap(), 1);
+    assert_eq!(invoice_watch::purge(store, NOW.plus_ms(1_001), 100).await.unwrap(), 1);
+    assert_eq!(invoice_watch::open(store, ALICE, NOW).await.unwrap(), []);
+}
+
 async fn wallet_requests_are_bounded_and_answered_once(world: World) {
     let store = &world.store;
     let request = |n: i64| WalletRequest {
@@ -188,10 +227,10 @@ async fn wallet_requests_are_bounded_and_answered_once(world: World) {
     }
     assert_eq!(conflict(wallet_request::put(store, request(99), None).await), Conflict::TooMany);
     let done = || Answer::Done("lnbcrt".into());
-    wallet_request::answer(store, world.fence, ALICE, world.generation, "3", done()).await.unwrap();
-    let again = wallet_request::answer(store, world.fence, ALICE, world.generation, "3", done()).await;
+    wallet_request::answer(store, world.fence, ALICE, world.generation, "3", done(), None).await.unwrap();
+    let again = wallet_request::answer(store, world.fence, ALICE, world.generation, "3", done(), None).await;
     assert_eq!(conflict(again), Conflict::NotFound);
-    let foreign = wallet_request::answer(store, world.fence, BOB, world.generation, "4", done()).await;
+    let foreign = wallet_request::answer(store, world.fence, BOB, world.generation, "4", done(), None).await;
     assert_eq!(conflict(foreign), Conflict::NotFound);
     assert_eq!(wallet_request::get(store, ALICE, "3").await.unwrap().unwrap().answer, Some(done()));
     assert_eq!(wallet_request::waiting(store, ALICE, NOW).await.unwrap().len() as i64, MAX_WAITING - 1);
@@ -245,4 +284,5 @@ suite::suite!(
     tokens_and_single_use,
     an_account_is_made_once_and_its_standing_reaches_its_agents,
     wallet_requests_are_bounded_and_answered_once,
+    invoices_are_watched_until_they_are_over,
 );

@@ -15,6 +15,7 @@ use nexus_core::trigger::Trigger;
 use nexus_core::{Generation, Hash32, Msat, UnixMs};
 use nexus_store::agent::{self, Change, Made, Wrap};
 use nexus_store::inbox::{self, NewItem};
+use nexus_store::invoice_watch;
 use nexus_store::publication::NewPublication;
 use nexus_store::side::PaymentMove;
 use nexus_store::tick::{self, Skip};
@@ -71,7 +72,13 @@ fn paths(world: &World, fence: Fence, generation: Generation) -> Vec<(&'static s
         (
             "answer",
             Box::pin(async move {
-                wallet_request::answer(store, fence, ALICE, generation, "r1", Answer::Done("{}".into())).await
+                wallet_request::answer(store, fence, ALICE, generation, "r1", Answer::Done("{}".into()), None).await
+            }),
+        ),
+        (
+            "invoices",
+            Box::pin(async move {
+                invoice_watch::end(store, fence, ALICE, generation, [Hash32::from_bytes([9; 32])]).await
             }),
         ),
         ("give up", Box::pin(async move { placement::give_up(store, fence, ALICE, generation).await.map(drop) })),

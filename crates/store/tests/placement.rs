@@ -8,8 +8,9 @@ mod suite;
 use common::{ALICE, BOB, Kind, NOW, World, audit, new_worker, worker_id};
 use nexus_core::placement::Step;
 use nexus_core::status::{Desired, Placement, Purpose, Reason};
-use nexus_core::{Generation, Npub};
-use nexus_store::wallet_request::{self, WalletRequest};
+use nexus_core::{Generation, Hash32, Npub};
+use nexus_store::invoice_watch::InvoiceWatch;
+use nexus_store::wallet_request::{self, Answer, WalletRequest};
 use nexus_store::{Conflict, agent, event, placement, worker};
 
 async fn run(world: &World, npub: Npub) -> agent::Agent {
@@ -100,6 +101,34 @@ async fn stopped_agents_are_placed_only_for_service(world: World) {
     assert_eq!(agent::get(store, ALICE).await.unwrap().unwrap().reason, None);
 }
 
+async fn an_open_invoice_keeps_a_stopped_agent_in_service(world: World) {
+    let store = &world.store;
+    stop(&world, ALICE).await;
+    stop(&world, BOB).await;
+    let request = WalletRequest {
+        id: "r".into(),
+        npub: ALICE,
+        kind: "invoice".into(),
+        body: "{}".into(),
+        created_at: NOW,
+        expires_at: NOW.plus_ms(10),
+        answer: None,
+    };
+    wallet_request::put(store, request, None).await.unwrap();
+    let watch = InvoiceWatch { hash: Hash32::from_bytes([1; 32]), made_at: NOW, until: NOW.plus_ms(1_000) };
+    let said = Answer::Done("lnbcrt".into());
+    wallet_request::answer(store, world.fence, ALICE, world.generation, "r", said, Some(watch)).await.unwrap();
+    let idle = async |at| placement::idle(store, at, 10).await.unwrap().iter().any(|(npub, ..)| *npub == ALICE);
+    assert!(!idle(NOW.plus_ms(999)).await, "it may be paid any moment");
+    assert!(idle(NOW.plus_ms(1_000)).await);
+    let seen = worker::get(store, worker_id(1)).await.unwrap().unwrap();
+    placement::declare_dead(store, world.term, seen.id, seen.incarnation, seen.beat, NOW).await.unwrap();
+    let waiting = async |at| placement::unplaced(store, at, 10).await.unwrap();
+    let view = waiting(NOW.plus_ms(999)).await.remove(0);
+    assert_eq!((view.npub, view.purpose), (ALICE, Purpose::Service));
+    assert!(waiting(NOW.plus_ms(1_000)).await.is_empty());
+}
+
 async fn a_dead_workers_agents_are_found(world: World) {
     let store = &world.store;
     run(&world, ALICE).await;
@@ -143,6 +172,7 @@ suite::suite!(
     a_beat_tells_what_changed_and_nothing_twice,
     a_plan_is_carried_out_only_on_what_it_saw,
     stopped_agents_are_placed_only_for_service,
+    an_open_invoice_keeps_a_stopped_agent_in_service,
     a_dead_workers_agents_are_found,
     draining_hands_over,
     a_restarted_worker_inherits_its_agents,

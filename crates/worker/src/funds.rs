@@ -2,19 +2,21 @@
 
 use nexus_core::event::EventBody;
 use nexus_core::lifecycle::{self, Funds, Lifecycle};
-use nexus_core::{Msat, UnixMs};
+use nexus_core::{Hash32, Msat, UnixMs};
 use nexus_lightning::{InvoiceState, WalletDriver};
 use nexus_store::agent::{Agent, Change};
 use nexus_store::event::NewEvent;
+use nexus_store::invoice_watch::InvoiceWatch;
 use nexus_store::tick;
 
 use crate::error::TurnError;
-use crate::host::Watch;
 use crate::ledger::Pen;
 use crate::market::fee_allowance;
 use crate::wallet;
 
 const DAY_MS: i64 = 86_400_000;
+/// Between looks at an old invoice, at most.
+pub(crate) const MAX_PAUSE_MS: u64 = 5_000;
 
 /// What a new balance changes, for a batch of its own or a tick's commit.
 pub(crate) struct Funded {
@@ -93,25 +95,48 @@ pub(crate) async fn refresh(
     Ok(Some(balance))
 }
 
-/// Looks up the open invoices of an agent. Returns whether one was paid, and in how many ms to look again.
-pub(crate) async fn look_at_watches(pen: &Pen<'_>, driver: &dyn WalletDriver) -> (bool, Option<u64>) {
-    let watches = pen.host.watches(&pen.npub);
-    let mut left: Vec<Watch> = Vec::new();
-    let mut paid = false;
-    for mut watch in watches {
+/// What a look at the open invoices showed.
+#[derive(Default)]
+pub(crate) struct Looked {
+    pub paid: bool,
+    /// Paid, cancelled or unknown to the wallet: not to be looked at again once what follows is stored.
+    pub over: Vec<Hash32>,
+    /// In how many ms to look again.
+    pub again: Option<u64>,
+}
+
+/// Looks up the open invoices of an agent.
+pub(crate) async fn look_at_invoices(now: UnixMs, driver: &dyn WalletDriver, open: Vec<InvoiceWatch>) -> Looked {
+    let mut looked = Looked::default();
+    for watch in open {
         match tokio::time::timeout(wallet::WALLET_TIMEOUT, driver.lookup_invoice(watch.hash)).await {
-            Ok(Ok(InvoiceState::Settled { .. })) => paid = true,
-            Ok(Ok(InvoiceState::Canceled | InvoiceState::NotFound)) => {}
+            Ok(Ok(InvoiceState::Settled { .. })) => {
+                looked.paid = true;
+                looked.over.push(watch.hash);
+            }
+            Ok(Ok(InvoiceState::Canceled | InvoiceState::NotFound)) => looked.over.push(watch.hash),
             Ok(Ok(InvoiceState::Open | InvoiceState::Accepted) | Err(_)) | Err(_) => {
-                watch.looks = watch.looks.saturating_add(1);
-                if pen.now() < watch.expires_at.plus_ms(60_000) {
-                    left.push(watch);
-                }
+                let pause = pause_ms(watch.made_at, now);
+                looked.again = Some(looked.again.map_or(pause, |again| again.min(pause)));
             }
         }
     }
-    // 200 ms at first, then slower, at most every 5 s.
-    let again = left.iter().map(|watch| (200 * u64::from(watch.looks).pow(2)).clamp(200, 5_000)).min();
-    pen.host.set_watches(pen.npub, left);
-    (paid, again)
+    looked
+}
+
+/// A quarter of the invoice's age, so that whoever pays at once is seen at once: 200 ms at first, at most 5 s.
+fn pause_ms(made_at: UnixMs, now: UnixMs) -> u64 {
+    u64::try_from(now.0.saturating_sub(made_at.0) / 4).map_or(MAX_PAUSE_MS, |ms| ms.clamp(200, MAX_PAUSE_MS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invoice_is_looked_up_ever_more_seldom() {
+        let at = |ms: i64| pause_ms(UnixMs(1_000_000), UnixMs(1_000_000 + ms));
+        assert_eq!([at(0), at(799), at(4_000), at(20_000), at(600_000)], [200, 200, 1_000, 5_000, 5_000]);
+        assert_eq!(at(-1_000), 5_000, "a clock that was set back makes no one ask without end");
+    }
 }

@@ -87,8 +87,6 @@ pub(crate) struct Host {
     running: Mutex<BTreeMap<Npub, CancellationToken>>,
     /// What this very process knows of the payments it sent, at the generation that sent them.
     dispatched: Mutex<HashMap<(Hash32, Generation), Asker>>,
-    /// Invoices of agents that may be paid any moment: looked up until they expire.
-    watched: Mutex<HashMap<Npub, Vec<Watch>>>,
     senders: Mutex<Senders>,
     failures: Mutex<HashMap<Npub, u32>>,
     attended: Mutex<Attended>,
@@ -120,14 +118,6 @@ impl Senders {
         }
         room
     }
-}
-
-/// An unpaid invoice of an agent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Watch {
-    pub hash: Hash32,
-    pub expires_at: UnixMs,
-    pub looks: u32,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -163,7 +153,6 @@ impl Host {
             roster: Mutex::new(Roster::default()),
             running: Mutex::new(BTreeMap::new()),
             dispatched: Mutex::new(HashMap::new()),
-            watched: Mutex::new(HashMap::new()),
             senders: Mutex::default(),
             failures: Mutex::new(HashMap::new()),
             attended: Mutex::default(),
@@ -307,22 +296,6 @@ impl Host {
 
     pub fn forget_dispatched(&self, hash: Hash32, generation: Generation) {
         locked(&self.dispatched).remove(&(hash, generation));
-    }
-
-    pub fn watch(&self, npub: Npub, hash: Hash32, expires_at: UnixMs) {
-        locked(&self.watched).entry(npub).or_default().push(Watch { hash, expires_at, looks: 0 });
-    }
-
-    pub fn watches(&self, npub: &Npub) -> Vec<Watch> {
-        locked(&self.watched).get(npub).cloned().unwrap_or_default()
-    }
-
-    pub fn set_watches(&self, npub: Npub, watches: Vec<Watch>) {
-        if watches.is_empty() {
-            locked(&self.watched).remove(&npub);
-        } else {
-            locked(&self.watched).insert(npub, watches);
-        }
     }
 
     /// Counts an inbox row of a sender, once however often it is looked at; false if a minute had as many as it may.

@@ -18,10 +18,6 @@ pub(crate) const NOTHING_NEW: &str = "nothing_new";
 
 /// Ends the turn of an agent at rest; none for every other agent, which is to be opened.
 pub(crate) async fn pass_by(host: &Host, npub: Npub, generation: Generation) -> Result<Option<After>, TurnError> {
-    // Invoices that may be paid any moment are known to this process alone.
-    if !host.watches(&npub).is_empty() {
-        return Ok(None);
-    }
     let now = host.now();
     let Some(resting) = rest::resting(&host.store, host.id, npub, now).await? else { return Ok(None) };
     if resting.generation < generation {

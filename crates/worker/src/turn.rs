@@ -15,8 +15,9 @@ use nexus_core::{AgentConfig, Generation, MonoMs, Msat, Npub, TickId, UnixMs};
 use nexus_lightning::WalletDriver;
 use nexus_store::agent::{self, Agent, Change};
 use nexus_store::event::NewEvent;
+use nexus_store::invoice_watch::InvoiceWatch;
 use nexus_store::tick::Skip;
-use nexus_store::{Conflict, StoreError, inbox, payment, placement, tick as ticks, wallet_request};
+use nexus_store::{Conflict, StoreError, inbox, invoice_watch, payment, placement, tick as ticks, wallet_request};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::TurnError;
@@ -185,7 +186,8 @@ async fn attempt(
     let open = ticks::open(&host.store, npub).await?;
     let requests = wallet_request::waiting(&host.store, npub, host.now()).await?;
     let payments = payment::open(&host.store, npub).await?;
-    let idle = open.is_none() && requests.is_empty() && payments.is_empty() && host.watches(&npub).is_empty();
+    let invoices = invoice_watch::open(&host.store, npub, host.now()).await?;
+    let idle = open.is_none() && requests.is_empty() && payments.is_empty() && invoices.is_empty();
     if agent.desired == Desired::Stopped && idle {
         return Ok(After::At(due_in(host, publish_in)));
     }
@@ -210,7 +212,7 @@ async fn attempt(
         pen.change(change, Vec::new()).await?;
         agent.custody = CustodyState::Ready;
     }
-    wallet::answer(host, &agent, &opened, requests).await?;
+    let asked = wallet::answer(host, &agent, &opened, requests).await?;
     let driver = wallet::open(host, &opened)?;
     let resolved = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
 
@@ -223,7 +225,9 @@ async fn attempt(
         return Ok(After::At(host.mono()));
     }
     let resolve_in = resolved.again;
-    let look_in = watch(&pen, &mut agent, &*driver, resolved.concluded).await?;
+    // Those of this very turn as well.
+    let invoices = if asked { invoice_watch::open(&host.store, npub, host.now()).await? } else { invoices };
+    let look_in = watch(&pen, &mut agent, &*driver, invoices, resolved.concluded).await?;
     if agent.desired == Desired::Stopped {
         return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in]))));
     }
@@ -254,20 +258,29 @@ fn due_in(host: &Host, ms: Option<u64>) -> MonoMs {
     ms.map_or(NEVER, |ms| host.mono().plus_ms(ms))
 }
 
-/// Keeps the balance fresh: when an invoice of ours was paid or a payment ended, and while it is not known.
+/// Keeps the balance fresh: when an invoice of the agent was paid or a payment ended, and while it is not known.
 async fn watch(
     pen: &Pen<'_>,
     agent: &mut Agent,
     driver: &dyn WalletDriver,
+    invoices: Vec<InvoiceWatch>,
     concluded: bool,
 ) -> Result<Option<u64>, TurnError> {
-    let (paid, again) = funds::look_at_watches(pen, driver).await;
+    let looked = funds::look_at_invoices(pen.now(), driver, invoices).await;
     let stale = agent.balance.is_none();
     let asleep = !nexus_core::lifecycle::admits(agent.lifecycle, Trigger::Mention);
-    if paid || concluded || stale || asleep {
-        funds::refresh(pen, agent, driver).await?;
+    let known = match looked.paid || concluded || stale || asleep {
+        true => funds::refresh(pen, agent, driver).await?.is_some(),
+        false => true,
+    };
+    if looked.paid && !known {
+        // What was paid is looked up again until the balance shows it.
+        return Ok(soonest([looked.again, Some(funds::MAX_PAUSE_MS)]));
     }
-    Ok(again)
+    if !looked.over.is_empty() {
+        invoice_watch::end(&pen.host.store, pen.fence()?, pen.npub, pen.generation, looked.over).await?;
+    }
+    Ok(looked.again)
 }
 
 /// The part of a turn that may start a tick. Returns when to look again; none for never.

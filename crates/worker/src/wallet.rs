@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nexus_core::Msat;
 use nexus_core::policy::WalletChoice;
-use nexus_core::{Msat, Npub};
 use nexus_lightning::devnet::{AccountKey, Devnet};
 use nexus_lightning::{InvoiceRequest, Network, WalletDriver, WalletError};
 use nexus_store::agent::Agent;
+use nexus_store::invoice_watch::InvoiceWatch;
 use nexus_store::wallet_request::{self, Answer, WalletRequest};
 use nexus_vault::WalletSeed;
 use serde::Deserialize;
@@ -71,6 +72,9 @@ pub(crate) async fn balance(wallet: &dyn WalletDriver) -> Result<Msat, String> {
     }
 }
 
+/// How long after its expiry an invoice is still looked up: a payment may have been on its way.
+const LATE_PAYMENT_MS: i64 = 60_000;
+
 #[derive(Deserialize)]
 struct InvoiceBody {
     amount_msat: Msat,
@@ -89,11 +93,11 @@ pub(crate) async fn answer(
 ) -> Result<bool, TurnError> {
     let answered = !requests.is_empty();
     for request in requests {
-        let answer = match open(host, opened) {
-            Ok(wallet) => one(host, agent.npub, &*wallet, &request).await,
-            Err(error) => Answer::Failed(error.to_string()),
+        let (answer, invoice) = match open(host, opened) {
+            Ok(wallet) => one(host, &*wallet, &request).await,
+            Err(error) => (Answer::Failed(error.to_string()), None),
         };
-        say(host, agent, &request.id, answer).await?;
+        tell(host, agent, &request.id, answer, invoice).await?;
     }
     Ok(answered)
 }
@@ -113,8 +117,18 @@ pub(crate) async fn refuse(
 
 /// Stores one answer, and tells whoever waits for it to read the database.
 pub(crate) async fn say(host: &Host, agent: &Agent, id: &str, answer: Answer) -> Result<(), TurnError> {
+    tell(host, agent, id, answer, None).await
+}
+
+async fn tell(
+    host: &Host,
+    agent: &Agent,
+    id: &str,
+    answer: Answer,
+    invoice: Option<InvoiceWatch>,
+) -> Result<(), TurnError> {
     let fence = host.live_fence()?;
-    match wallet_request::answer(&host.store, fence, agent.npub, agent.generation, id, answer).await {
+    match wallet_request::answer(&host.store, fence, agent.npub, agent.generation, id, answer, invoice).await {
         Ok(()) => {}
         Err(error) if error.conflict().is_some() => {}
         Err(error) => return Err(error.into()),
@@ -123,34 +137,38 @@ pub(crate) async fn say(host: &Host, agent: &Agent, id: &str, answer: Answer) ->
     Ok(())
 }
 
-async fn one(host: &Host, npub: Npub, wallet: &dyn WalletDriver, request: &WalletRequest) -> Answer {
+/// The answer to one request, and the invoice to look up from now on if one was made.
+async fn one(host: &Host, wallet: &dyn WalletDriver, request: &WalletRequest) -> (Answer, Option<InvoiceWatch>) {
     match request.kind.as_str() {
-        "invoice" => match tokio::time::timeout(WALLET_TIMEOUT, invoice(host, npub, wallet, &request.body)).await {
-            Ok(Ok(body)) => Answer::Done(body),
-            Ok(Err(error)) => Answer::Failed(error),
-            Err(_) => Answer::Failed("the wallet backend did not answer in time".into()),
+        "invoice" => match tokio::time::timeout(WALLET_TIMEOUT, invoice(host, wallet, &request.body)).await {
+            Ok(Ok((body, watch))) => (Answer::Done(body), Some(watch)),
+            Ok(Err(error)) => (Answer::Failed(error), None),
+            Err(_) => (Answer::Failed("the wallet backend did not answer in time".into()), None),
         },
         "balance" => match balance(wallet).await {
-            Ok(balance) => Answer::Done(serde_json::json!({ "balance_msat": balance }).to_string()),
-            Err(error) => Answer::Failed(error),
+            Ok(balance) => (Answer::Done(serde_json::json!({ "balance_msat": balance }).to_string()), None),
+            Err(error) => (Answer::Failed(error), None),
         },
-        other => Answer::Failed(format!("unknown wallet request: {}", other.chars().take(32).collect::<String>())),
+        other => {
+            let shown: String = other.chars().take(32).collect();
+            (Answer::Failed(format!("unknown wallet request: {shown}")), None)
+        }
     }
 }
 
-async fn invoice(host: &Host, npub: Npub, wallet: &dyn WalletDriver, body: &str) -> Result<String, String> {
+async fn invoice(host: &Host, wallet: &dyn WalletDriver, body: &str) -> Result<(String, InvoiceWatch), String> {
     let body: InvoiceBody = serde_json::from_str(body).map_err(|error| format!("not an invoice request: {error}"))?;
     let mut request = InvoiceRequest::new(body.amount_msat, body.memo);
     if let Some(secs) = body.expiry_secs {
         request.expiry_s = secs;
     }
     let invoice = wallet.create_invoice(request).await.map_err(|error: WalletError| error.to_string())?;
-    host.watch(npub, invoice.hash, invoice.expires_at);
-    Ok(serde_json::json!({
+    let (made_at, until) = (host.now(), invoice.expires_at.plus_ms(LATE_PAYMENT_MS));
+    let answer = serde_json::json!({
         "bolt11": invoice.bolt11,
         "payment_hash": invoice.hash,
         "amount_msat": body.amount_msat,
         "expires_at": invoice.expires_at,
-    })
-    .to_string())
+    });
+    Ok((answer.to_string(), InvoiceWatch { hash: invoice.hash, made_at, until }))
 }

@@ -5,8 +5,8 @@ use futures::future::BoxFuture;
 use nexus_core::UnixMs;
 use nexus_store::relay_event::Walk;
 use nexus_store::{
-    StoreError, approval, audit, blob, event, idempotency, inbox, publication, relay_event, replay, tick,
-    wallet_request, worker,
+    StoreError, approval, audit, blob, event, idempotency, inbox, invoice_watch, publication, relay_event, replay,
+    tick, wallet_request, worker,
 };
 
 use super::pause;
@@ -45,6 +45,7 @@ pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
         in_pieces(|| replay::purge(store, now, BATCH).boxed()).boxed(),
         in_pieces(|| idempotency::purge(store, now, BATCH).boxed()).boxed(),
         in_pieces(|| wallet_request::purge(store, now, BATCH).boxed()).boxed(),
+        in_pieces(|| invoice_watch::purge(store, now, BATCH).boxed()).boxed(),
         in_pieces(|| relay_event::purge_expired(store, now, BATCH).boxed()).boxed(),
         in_pieces(|| inbox::purge(store, before(kept.inbox_days), BATCH).boxed()).boxed(),
         in_pieces(|| publication::purge(store, before(kept.publications_days), BATCH).boxed()).boxed(),

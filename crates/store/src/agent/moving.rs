@@ -100,7 +100,7 @@ async fn leave_from(
 }
 
 /// What was open ends here: the agent goes on elsewhere, from its last committed tick.
-fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 5] {
+fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 6] {
     [
         Statement::write(
             "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1 AND status = 'open')",
@@ -113,6 +113,7 @@ fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 5] {
         Statement::write("UPDATE inbox SET handled = 1, note = 'moved' WHERE npub = ?1 AND handled = 0", params![npub]),
         Statement::write("DELETE FROM publication WHERE npub = ?1 AND done = 0", params![npub]),
         Statement::write("DELETE FROM wallet_request WHERE npub = ?1 AND outcome IS NULL", params![npub]),
+        Statement::write("DELETE FROM invoice_watch WHERE npub = ?1", params![npub]),
     ]
 }
 
