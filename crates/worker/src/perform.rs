@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use nexus_core::payment::{Asker, Outcome, PaymentState, conclude};
 use nexus_core::policy::judge_quote;
-use nexus_core::tick::{Bill, Effect, Failure, Record, Request, SignedEvent};
+use nexus_core::tick::{ActionOutcome, Bill, Effect, Failure, Record, Request, SignedEvent};
 use nexus_core::{Msat, UnixMs};
 use nexus_lightning::{Bolt11, PayRequest};
 use nexus_nostr::job::{self, Job, JobError, Params};
@@ -535,7 +535,12 @@ async fn pay_again(run: &Run<'_>, request: &Request) -> Result<(), TurnError> {
 }
 
 /// Publishes an action's events. What no relay takes now stays journaled, and recovery goes on.
+/// Publishes what was decided. The outbox has it since then; an agent that is to stop at once leaves it to that.
 async fn act(run: &mut Run<'_>, index: usize, events: &[SignedEvent], relays: &[String]) -> Result<(), TurnError> {
+    if run.ending {
+        let outcome = ActionOutcome::Queued { why: "the agent was stopped; it is published without it".into() };
+        return run.append(Record::Acted { index, outcome }, Vec::new()).await;
+    }
     let mut side = Vec::new();
     let mut all = true;
     let mut said = Vec::new();

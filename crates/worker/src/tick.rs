@@ -330,7 +330,9 @@ impl Run<'_> {
             Step::Perform(effect) => match effect {
                 Effect::PublishRequest(_) | Effect::AwaitOffer(_) => true,
                 Effect::Pay { dispatched, .. } => !dispatched,
-                Effect::AwaitResult { .. } | Effect::Act { .. } => self.ending,
+                Effect::AwaitResult { .. } => self.ending,
+                // Signed and on its way to the relays with the decision: it will be out, and is told so.
+                Effect::Act { .. } => false,
             },
             Step::Decide { .. } => self.ending,
             Step::Commit(_) => false,
