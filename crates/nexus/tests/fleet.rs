@@ -170,6 +170,29 @@ fn a_worker_cut_off() {
     fleet.kill("worker-5");
 }
 
+/// The same with everything gone that a machine's network is: database, bus, relay, wallets. Connections are not closed.
+#[test]
+fn a_worker_whose_network_is_gone() {
+    let mut fleet = fleet();
+    let Some(network) = fleet.network() else {
+        return println!("no namespaces for this user: `a_worker_cut_off` has to do");
+    };
+    fleet.order(&format!("worker worker-5 eu NETNS={}", network.name));
+    fleet.has_agents("worker-5");
+    let load = fleet.load();
+    load.round();
+    let (id, agents) = (fleet.worker_id("worker-5"), fleet.agents_of("worker-5"));
+    network.cut();
+    fleet.moved(&id, &agents, STUCK_SECS);
+    load.round();
+    assert!(!fleet.log("worker-5").contains(BURIED), "nobody can have told it");
+    network.mend();
+    fleet.says("worker-5", BURIED, STUCK_SECS);
+    fleet.has_agents("worker-5");
+    fleet.holds(load, "without a network");
+    fleet.kill("worker-5");
+}
+
 /// Which of the two places agents now.
 fn active(fleet: &fleet::Fleet, among: &[&str]) -> Option<String> {
     let places = |control: &&&str| fleet.view(control).is_some_and(|view| view["places_agents"] == true);

@@ -7,6 +7,7 @@
 
 mod ask;
 mod holds;
+mod network;
 mod people;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use network::Network;
 use people::Sent;
 use serde_json::Value;
 
@@ -192,6 +194,14 @@ impl Fleet {
                 self.restart(name);
             }
         }
+    }
+
+    /// A namespace in which this fleet is reachable; none where this user may make none.
+    pub fn network(&self) -> Option<Network> {
+        let port = |url: &str| url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
+        let number = |name: &str| u16::try_from(self.ready[name].as_u64().unwrap()).unwrap();
+        let (relay, devnet) = (self.ready["relay"].as_str().unwrap(), self.ready["devnet"].as_str().unwrap());
+        Network::new(&[number("postgres"), number("nats"), port(relay), port(devnet)])
     }
 
     /// One order to the script, and its answer.
