@@ -6,6 +6,7 @@ pub mod api;
 pub mod approval;
 pub mod backup;
 pub mod bunker;
+pub mod command;
 pub mod context;
 pub mod create;
 pub mod error;

@@ -75,6 +75,7 @@ codes! {
     TooManyStreams = "too_many_streams", TOO_MANY_REQUESTS, "Too many open event streams";
     QuotaExceeded = "quota_exceeded", FORBIDDEN, "The account's limit is reached";
     NotRunning = "not_running", CONFLICT, "The agent is stopped";
+    CommandRefused = "command_refused", UNPROCESSABLE_ENTITY, "The agent's worker did not obey the owner's command";
     UnlockRefused = "unlock_refused", UNPROCESSABLE_ENTITY, "The agent's worker did not take the key";
     WalletUnavailable = "wallet_unavailable", SERVICE_UNAVAILABLE, "The agent's wallet can't be reached now";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The service can't do this now: retry";

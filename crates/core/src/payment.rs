@@ -2,6 +2,8 @@
 //!
 //! Unknown is not failed. Money that may have left is held until a backend says for certain that it has not.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Generation, Hash32};
@@ -115,6 +117,21 @@ pub enum FailureClass {
     Auth,
     Unreachable,
     Protocol,
+}
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "the wallet did not send it: expired, over a limit, or not payable",
+            Self::NoRoute => "there is no route to the payee",
+            Self::NoFunds => "the wallet has too little",
+            Self::FeeTooHigh => "routing would cost more than allowed",
+            Self::Rejected => "the payee rejected it",
+            Self::Auth => "the wallet's backend did not accept its credentials",
+            Self::Unreachable => "the wallet's backend cannot be reached",
+            Self::Protocol => "the wallet's backend answered something unreadable",
+        })
+    }
 }
 
 /// Who asks: the generation that dispatched and knows that its own request is over, or one that took the agent over.

@@ -4,20 +4,24 @@
 //! the state, because a commit comes first; it is never ahead of it. So a stored state below any anchor was put back:
 //! spending and answers that it does not remember did happen. The agent waits until its owner says which state counts.
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::Hash32;
 
 /// The name under which an agent waits.
 pub const STATE_ROLLBACK: &str = "state_rollback";
 
 /// A version of the state and the hash of its ciphertext. Of an anchor, the agent's signature was checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mark {
     pub version: u64,
     pub digest: Hash32,
 }
 
 /// The owner's word that a state which looks older is to be used, from a verified owner command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Accepted {
     /// The state that is to be used.
     pub state: Mark,

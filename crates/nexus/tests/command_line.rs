@@ -85,11 +85,9 @@ fn exit_codes_say_what_happened() {
     home.expect("agent create", 2);
     assert!(home.expect("agent list", 2).contains("nexus dev"), "no context must say how to get one");
     assert!(home.expect("agent list --context gone", 3).contains("nexus context list"));
-    for (line, name) in [
-        ("agent withdraw a", "nexus agent withdraw"),
-        ("hosting plans", "nexus hosting"),
-        ("apply -f x", "nexus apply"),
-    ] {
+    for (line, name) in
+        [("agent wallet a", "nexus agent wallet"), ("hosting plans", "nexus hosting"), ("apply -f x", "nexus apply")]
+    {
         let config = home.path("config/contexts");
         if !config.exists() {
             std::fs::create_dir_all(&config).unwrap();

@@ -149,7 +149,7 @@ fn misuse_is_told_with_the_next_step() {
     assert_eq!(code, 2, "no terminal and no passphrase file: {errors}");
     let (code, _, _) = place.run(&["agent", "status", "nobody"]);
     assert_eq!(code, 3);
-    let (code, _, errors) = place.run(&["agent", "withdraw", "x"]);
+    let (code, _, errors) = place.run(&["agent", "wallet", "x"]);
     assert_eq!(code, 1);
     assert!(errors.contains("not yet") || errors.contains("not available yet"), "{errors}");
     let (code, _, errors) =

@@ -22,12 +22,14 @@ pub mod policy;
 pub mod pool;
 pub mod proof;
 mod recipient;
+pub mod rollback;
 pub mod scan;
 mod sealed_key;
 mod secret;
 pub mod signer;
 pub mod unlock;
 pub mod webhook;
+pub mod withdrawal;
 mod words;
 
 pub use api::{CreateAgent, ImportAgent, Sealed, Wrap, WrapKey, WrapRecipient};

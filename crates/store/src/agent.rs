@@ -180,7 +180,7 @@ pub async fn create(store: &Store, agent: NewAgent, idempotency: Option<Idempote
         draft.push(wrap.insert_statement(agent.npub));
     }
     if let Some(blob) = agent.state {
-        let state = NewState { version: 1, blob: blob.into() };
+        let state = NewState { version: 1, after: 0, blob: blob.into() };
         for statement in state_statements(store, agent.npub, Generation(0), &state, agent.created_at) {
             draft.push(statement);
         }
@@ -595,7 +595,7 @@ impl Wrap {
     }
 }
 
-/// Stores the state that follows the stored one: version 1 for the first, else one more. `Conflict::Version` otherwise.
+/// Stores the state that follows the one that was read. `Conflict::Version` when another is stored by now.
 /// An object is kept in the same batch, and the one before is dropped.
 pub(crate) fn state_statements(
     store: &Store,
@@ -604,15 +604,19 @@ pub(crate) fn state_statements(
     state: &NewState,
     at: UnixMs,
 ) -> Vec<Statement> {
-    let sql = if state.version == 1 {
+    let first = state.after == 0;
+    let sql = if first {
         "INSERT INTO agent_state (npub, version, generation, blob, at, object, object_size)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING"
     } else {
         "UPDATE agent_state SET version = ?2, generation = ?3, blob = ?4, at = ?5, object = ?6, object_size = ?7
-         WHERE npub = ?1 AND version = ?2 - 1"
+         WHERE npub = ?1 AND version = ?8 AND version < ?2"
     };
     let (bytes, object, size) = state.blob.columns();
-    let params = params![npub, state.version, generation, bytes, at, object, size];
+    let mut params = params![npub, state.version, generation, bytes, at, object, size];
+    if !first {
+        params.push(state.after.into());
+    }
     // Without an object store no state that is one is ever replaced: it cannot be read.
     let dropped = store.objects().map(|_| blob::drop_state_statement(npub, at));
     let put = Statement::write(sql, params).one_or_conflict(Conflict::Version);

@@ -96,10 +96,13 @@ pub struct Commit {
     pub side: Vec<Side>,
 }
 
-/// Encrypted state to store. `version` must be one above the stored one (1 for the first).
+/// Encrypted state to store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewState {
+    /// Above `after`; one above, except where an older state was accepted in spite of a later anchor.
     pub version: i64,
+    /// The stored version that it follows; 0 for none.
+    pub after: i64,
     pub blob: Blob,
 }
 

@@ -32,7 +32,7 @@ async fn ticked(world: &World, npub: Npub, version: i64, state: Blob) {
     let n = u8::try_from(version).unwrap();
     tick::begin(&world.store, world.begin(npub, n)).await.unwrap();
     let mut commit = world.commit(npub, n, version);
-    commit.state = Some(NewState { version, blob: state });
+    commit.state = Some(NewState { version, after: version - 1, blob: state });
     tick::commit(&world.store, commit).await.unwrap();
 }
 
@@ -93,12 +93,12 @@ async fn what_a_crash_leaves_is_an_orphan_that_goes(world: World, place: Place) 
     blob::collect(store, at_grace(LATER), 100).await.unwrap();
     tick::begin(store, world.begin(ALICE, 4)).await.unwrap();
     let mut commit = world.commit(ALICE, 4, 4);
-    commit.state = Some(NewState { version: 4, blob: late });
+    commit.state = Some(NewState { version: 4, after: 3, blob: late });
     let error = tick::commit(store, commit.clone()).await.unwrap_err();
     assert_eq!(error.conflict(), Some(&Conflict::BlobGone));
     assert_eq!(state_of(store, ALICE).await.unwrap(), sealed(3));
     // The turn is taken again, and the same bytes may be put again.
-    commit.state = Some(NewState { version: 4, blob: staged(&world, ALICE, sealed(4)).await });
+    commit.state = Some(NewState { version: 4, after: 3, blob: staged(&world, ALICE, sealed(4)).await });
     tick::commit(store, commit).await.unwrap();
     assert_eq!(state_of(store, ALICE).await.unwrap(), sealed(4));
     assert_eq!(rows(&world), (1, 1));
@@ -125,7 +125,7 @@ async fn nobody_reads_what_is_not_the_agents_latest(world: World, place: Place) 
     let bobs = staged(&world, BOB, sealed(3)).await;
     let mut commit = world.commit(BOB, 9, 2);
     tick::begin(store, world.begin(BOB, 9)).await.unwrap();
-    commit.state = Some(NewState { version: 2, blob: bobs.clone() });
+    commit.state = Some(NewState { version: 2, after: 1, blob: bobs.clone() });
     tick::commit(store, commit).await.unwrap();
     let good = place.read(ALICE, &second);
     for (what, bytes) in [
@@ -195,14 +195,15 @@ async fn two_workers_and_a_stale_one(world: World, place: Place) {
     // The first one neither promises nor names anything any more.
     let stale = blob::stage(store, world.fence, ALICE, world.generation, NOW, sealed(2)).await;
     assert!(stale.unwrap_err().is_stale());
-    let made = agent::Made { state: Some(NewState { version: 2, blob: late.clone() }), ..agent::Made::default() };
+    let made =
+        agent::Made { state: Some(NewState { version: 2, after: 1, blob: late.clone() }), ..agent::Made::default() };
     let stale = agent::put_made(store, world.fence, ALICE, world.generation, NOW, made).await;
     assert!(stale.unwrap_err().is_stale());
     // The second one goes on, and with the very bytes of the first: a collection in between takes nothing from it.
     let again = blob::stage(store, second, ALICE, generation, LATER, sealed(1)).await.unwrap();
     assert_eq!(again, late);
     assert_eq!(blob::collect(store, at_grace(LATER), 100).await.unwrap(), 0, "promised anew");
-    let made = agent::Made { state: Some(NewState { version: 2, blob: again }), ..agent::Made::default() };
+    let made = agent::Made { state: Some(NewState { version: 2, after: 1, blob: again }), ..agent::Made::default() };
     agent::put_made(store, second, ALICE, generation, NOW, made).await.unwrap();
     assert_eq!(blob::collect(store, at_grace(LATER.plus_ms(9 * GRACE)), 100).await.unwrap(), 0);
     assert_eq!(state_of(store, ALICE).await.unwrap(), sealed(1));
@@ -268,7 +269,7 @@ async fn collecting_beside_ticks_takes_nothing_that_is_named(world: World, place
                     continue;
                 }
             };
-            let state = Some(NewState { version: version + 1, blob });
+            let state = Some(NewState { version: version + 1, after: version, blob });
             let made = agent::Made { state, ..agent::Made::default() };
             match agent::put_made(store, world.fence, ALICE, world.generation, NOW, made).await {
                 Ok(()) => version += 1,

@@ -51,7 +51,7 @@ fn paths(world: &World, fence: Fence, generation: Generation) -> Vec<(&'static s
     let made = Made {
         wraps: vec![Wrap { key: "data".into(), number: 1, recipient: "self".into(), ciphertext: "c".into() }],
         inbox_recipient: Some("age1".into()),
-        state: Some(tick::NewState { version: 2, blob: vec![5].into() }),
+        state: Some(tick::NewState { version: 2, after: 1, blob: vec![5].into() }),
     };
     vec![
         ("begin", Box::pin(async move { tick::begin(store, begin).await.map(drop) })),

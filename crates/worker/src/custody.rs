@@ -23,9 +23,13 @@ use crate::wallet;
 /// Commands of one agent whose ids are kept; older ones fall out by their age.
 const MAX_USED: usize = 64;
 
-/// Agents whose owners have to be there, or were.
+/// Agents that were opened here, and what their owners delivered.
 #[derive(Default)]
-pub(crate) struct Attended(HashMap<Npub, Seat>);
+pub(crate) struct Attended {
+    seats: HashMap<Npub, Seat>,
+    /// Placements at which the state was found to be in order once, whatever relays say later.
+    anchored: HashMap<Npub, Generation>,
+}
 
 struct Seat {
     generation: Generation,
@@ -40,12 +44,12 @@ struct Seat {
 impl Attended {
     /// What the owner delivered for this very placement.
     pub fn secrets(&self, npub: &Npub, generation: Generation) -> Option<Arc<AgentSecrets>> {
-        self.0.get(npub).filter(|seat| seat.generation == generation)?.secrets.clone()
+        self.seats.get(npub).filter(|seat| seat.generation == generation)?.secrets.clone()
     }
 
     /// What the agent's signer opened for this very placement.
     pub fn keys(&self, npub: &Npub, generation: Generation) -> Option<AgentKeys> {
-        self.0.get(npub).filter(|seat| seat.generation == generation)?.keys.clone()
+        self.seats.get(npub).filter(|seat| seat.generation == generation)?.keys.clone()
     }
 
     pub fn keep_keys(&mut self, npub: Npub, generation: Generation, keys: &AgentKeys) {
@@ -55,18 +59,29 @@ impl Attended {
         }
     }
 
+    /// Whether the state was compared with the agent's public word at this very placement.
+    pub fn is_anchored(&self, npub: &Npub, generation: Generation) -> bool {
+        self.anchored.get(npub) == Some(&generation)
+    }
+
+    pub fn note_anchored(&mut self, npub: Npub, generation: Generation) {
+        self.anchored.insert(npub, generation);
+    }
+
     /// Wipes what is known of an agent.
     pub fn forget(&mut self, npub: &Npub) {
-        self.0.remove(npub);
+        self.seats.remove(npub);
+        self.anchored.remove(npub);
     }
 
     pub fn forget_all(&mut self) {
-        self.0.clear();
+        self.seats.clear();
+        self.anchored.clear();
     }
 
     fn seat(&mut self, npub: Npub, generation: Generation) -> &mut Seat {
         let fresh = || Seat { generation, slot: None, secrets: None, keys: None, used: Vec::new() };
-        let seat = self.0.entry(npub).or_insert_with(fresh);
+        let seat = self.seats.entry(npub).or_insert_with(fresh);
         if seat.generation != generation {
             *seat = fresh();
         }
@@ -183,6 +198,6 @@ mod tests {
         assert!(!attended.seat(ALICE, Generation(2)).was_used(&id));
         assert!(attended.secrets(&ALICE, Generation(2)).is_none());
         attended.forget(&ALICE);
-        assert!(attended.0.is_empty());
+        assert!(attended.seats.is_empty());
     }
 }

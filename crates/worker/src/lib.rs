@@ -22,6 +22,7 @@ mod profile;
 mod recover;
 mod relays;
 mod rest;
+mod rollback;
 mod roster;
 mod run;
 mod runner;
@@ -32,6 +33,7 @@ mod turn;
 mod unlock;
 mod vitals;
 mod wallet;
+mod withdraw;
 
 pub use config::WorkerConfig;
 pub use error::WorkerError;

@@ -128,7 +128,7 @@ pub(crate) async fn payments(
 }
 
 /// Stores what was learned of a payment outside its tick.
-async fn store(pen: &Pen<'_>, payment: &Payment, resolved: &Resolved) -> Result<(), TurnError> {
+pub(crate) async fn store(pen: &Pen<'_>, payment: &Payment, resolved: &Resolved) -> Result<(), TurnError> {
     if resolved.state == payment.state {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use nexus_core::budget::{Window, believe};
 use nexus_core::gate::{self, Refusal, Standing};
 use nexus_core::lifecycle::{self, Lifecycle};
 use nexus_core::policy::Custody;
+use nexus_core::rollback::STATE_ROLLBACK;
 use nexus_core::schedule;
 use nexus_core::status::{CustodyState, Desired, Reason};
 use nexus_core::trigger::{Class, Trigger};
@@ -28,7 +29,7 @@ use crate::perceive::Room;
 use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
-use crate::{approval, custody, funds, profile, recover, rest, tick, wallet};
+use crate::{approval, custody, funds, profile, recover, rest, rollback, tick, wallet, withdraw};
 
 /// What becomes of the agent's seat.
 pub(crate) enum After {
@@ -212,6 +213,13 @@ async fn attempt(
         pen.change(change, Vec::new()).await?;
         agent.custody = CustodyState::Ready;
     }
+    let requests = rollback::answer(host, &agent, &mut opened, requests).await?;
+    if let Some(found) = &opened.rollback {
+        let text = format!("{}: `nexus agent accept-rollback {}` goes on with it", found.rollback, agent.name);
+        wallet::refuse(host, &agent, requests, &text).await?;
+        return Err(TurnError::parked(STATE_ROLLBACK, text, POLICY_RETRY_MS));
+    }
+    let (requests, withdrew) = withdraw::answer(&pen, &agent, &mut opened, requests, stop).await?;
     let asked = wallet::answer(host, &agent, &opened, requests).await?;
     let driver = wallet::open(host, &opened)?;
     let resolved = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
@@ -227,7 +235,7 @@ async fn attempt(
     let resolve_in = resolved.again;
     // Those of this very turn as well.
     let invoices = if asked { invoice_watch::open(&host.store, npub, host.now()).await? } else { invoices };
-    let look_in = watch(&pen, &mut agent, &*driver, invoices, resolved.concluded).await?;
+    let look_in = watch(&pen, &mut agent, &*driver, invoices, resolved.concluded || withdrew).await?;
     if agent.desired == Desired::Stopped {
         return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in]))));
     }

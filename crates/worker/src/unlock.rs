@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use nexus_core::policy::{Custody, Policy};
+use nexus_core::rollback::Mark;
 use nexus_core::state::AgentState;
-use nexus_core::{Generation, Npub};
+use nexus_core::{Generation, Hash32, Npub};
 use nexus_seal::blob::Purpose;
 use nexus_seal::{Signer, SignerError, Wrap, verify_policy};
 use nexus_store::agent::{self, Agent, Made};
@@ -15,6 +16,7 @@ use nexus_vault::{AgentKeys, VaultError, WalletSeed};
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::host::Host;
+use crate::rollback::{self, Found};
 use crate::secrets::{self, Secrets, signer_problem};
 
 /// Until an agent that cannot be opened is tried again: its owner or operator has to act first.
@@ -30,10 +32,14 @@ pub(crate) struct Opened {
     pub keys: AgentKeys,
     /// The policy to obey, or why there is none.
     pub policy: Result<Policy, PolicyProblem>,
-    pub policy_digest: Option<nexus_core::Hash32>,
+    pub policy_digest: Option<Hash32>,
     pub state: AgentState,
     /// The stored version that `state` was read from; 0 before the first.
     pub stored_version: i64,
+    /// The agent's own later word against the stored state, until the owner accepts it.
+    pub rollback: Option<Found>,
+    /// The anchored version that the owner overruled; what follows stands above it.
+    pub overruled: i64,
 }
 
 /// Why no policy is obeyed.
@@ -54,7 +60,8 @@ pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnErr
     let npub = agent.npub;
     let sealed = agent::sealed(&host.store, npub).await?.ok_or(TurnError::Stale)?;
     let secrets = secrets::of(host, agent, &sealed).await?;
-    let (keys, state, stored_version) = open_state(host, agent, &secrets).await?;
+    let (keys, state, stored) = open_state(host, agent, &secrets).await?;
+    let rollback = rollback::look(host, agent, stored).await;
     let (policy, policy_digest) = open_policy(sealed.policy.as_ref().map(|p| p.event.as_str()), &secrets, &state);
     let mut opened = Opened {
         npub,
@@ -66,13 +73,22 @@ pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnErr
         policy,
         policy_digest,
         state,
-        stored_version,
+        stored_version: stored.map_or(0, |mark| i64::try_from(mark.version).unwrap_or(i64::MAX)),
+        rollback,
+        overruled: 0,
     };
-    remember_policy(host, agent.generation, &mut opened).await?;
+    // Nothing is built on a state that may be an older one.
+    if opened.rollback.is_none() {
+        remember_policy(host, agent.generation, &mut opened).await?;
+    }
     Ok(opened)
 }
 
-async fn open_state(host: &Host, agent: &Agent, secrets: &Secrets) -> Result<(AgentKeys, AgentState, i64), TurnError> {
+async fn open_state(
+    host: &Host,
+    agent: &Agent,
+    secrets: &Secrets,
+) -> Result<(AgentKeys, AgentState, Option<Mark>), TurnError> {
     let npub = agent.npub;
     let stored = agent::state(&host.store, npub).await?;
     let wraps = agent::wraps(&host.store, npub).await?;
@@ -100,7 +116,7 @@ async fn open_state(host: &Host, agent: &Agent, secrets: &Secrets) -> Result<(Ag
             let text = "this agent was created with a state, which is missing from the database: restore it";
             return Err(TurnError::parked("state_missing", text, RETRY_MS));
         }
-        return Ok((keys, AgentState::new(String::new(), Vec::new()), 0));
+        return Ok((keys, AgentState::new(String::new(), Vec::new()), None));
     };
     if stored.generation > agent.generation {
         return Err(TurnError::parked("state_generation", "state of a later generation than the agent's", RETRY_MS));
@@ -108,7 +124,8 @@ async fn open_state(host: &Host, agent: &Agent, secrets: &Secrets) -> Result<(Ag
     let refused = |text: String| TurnError::parked("state_refused", text, RETRY_MS);
     let bytes = keys.data.open(Purpose::State, &stored.blob).map_err(|error| refused(error.to_string()))?;
     let state = AgentState::decode(bytes.expose()).map_err(|_| refused("state of another version".into()))?;
-    Ok((keys, state, stored.version))
+    let version = u64::try_from(stored.version).unwrap_or(0);
+    Ok((keys, state, Some(Mark { version, digest: Hash32::sha256(&stored.blob) })))
 }
 
 fn read_wrap(wrap: agent::Wrap) -> Option<Wrap> {
@@ -138,7 +155,7 @@ async fn make_keys(host: &Host, agent: &Agent, secrets: &Secrets) -> Result<Agen
     AgentKeys::open(&*secrets.signer, &wraps).await.map_err(failed)
 }
 
-type Verified = (Result<Policy, PolicyProblem>, Option<nexus_core::Hash32>);
+type Verified = (Result<Policy, PolicyProblem>, Option<Hash32>);
 
 /// Verifies the stored policy against the owner inside the sealed key, and against what was obeyed before.
 fn open_policy(event: Option<&str>, secrets: &Secrets, state: &AgentState) -> Verified {
@@ -194,7 +211,7 @@ pub(crate) async fn seal_state(
     generation: Generation,
     opened: &mut Opened,
 ) -> Result<NewState, TurnError> {
-    let version = opened.stored_version + 1;
+    let version = opened.stored_version.max(opened.overruled) + 1;
     opened.state.version = u64::try_from(version).unwrap_or(0);
     let bytes =
         opened.state.encode().map_err(|error| TurnError::parked("state_too_large", error.to_string(), RETRY_MS))?;
@@ -204,7 +221,7 @@ pub(crate) async fn seal_state(
         .data
         .seal(Purpose::State, &bytes, &*host.entropy)
         .map_err(|error| TurnError::parked("state_too_large", error.to_string(), RETRY_MS))?;
-    Ok(NewState { version, blob: stage(host, opened.npub, generation, blob).await? })
+    Ok(NewState { version, after: opened.stored_version, blob: stage(host, opened.npub, generation, blob).await? })
 }
 
 /// Puts sealed bytes where they belong, before the batch that names them.

@@ -6,14 +6,16 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use nexus_core::lifecycle::Lifecycle;
 use nexus_core::status::{Desired, Scope};
-use nexus_core::{AgentConfig, Msat};
+use nexus_core::{AgentConfig, Msat, Npub};
 use nexus_store::Conflict;
 use nexus_store::agent::{self, Agent, Filter};
+use nexus_store::wallet_request::Answer as Said;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Answer;
+use super::ask::ask;
 use super::status::{self, AgentStatus, AgentSummary};
 use crate::app::Shared;
 use crate::auth::{Caller, parse_npub};
@@ -260,9 +262,11 @@ pub async fn delete(
     if forfeit {
         caller.require_key()?;
     }
-    let agent = caller.row(&app, &npub).await?;
+    let mut agent = caller.row(&app, &npub).await?;
     // Of one that has moved away, the wallet went with it.
     if !forfeit && agent.moved_to.is_none() {
+        // What the row says may be older than a payment. A worker that does not answer leaves it at that.
+        agent.balance = wallet_balance(&app, agent.npub).await?.or(agent.balance);
         refuse_with_money(&agent)?;
     }
     let balance_msat = agent.balance.unwrap_or(Msat::ZERO).as_u64();
@@ -271,6 +275,18 @@ pub async fn delete(
     agent::delete(&app.store, agent.npub, forfeit, audit).await?;
     app.wake_agent(agent.npub);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What the agent's wallet says itself; none when its worker can't be asked now.
+async fn wallet_balance(app: &Shared, npub: Npub) -> Answer<Option<Msat>> {
+    #[derive(Deserialize)]
+    struct Balance {
+        balance_msat: Msat,
+    }
+    Ok(match ask(app, npub, "balance", "{}".to_owned(), None).await? {
+        Some(Said::Done(body)) => serde_json::from_str::<Balance>(&body).ok().map(|said| said.balance_msat),
+        Some(Said::Failed(_)) | None => None,
+    })
 }
 
 fn refuse_with_money(agent: &Agent) -> Answer<()> {

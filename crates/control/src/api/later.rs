@@ -6,8 +6,7 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 10] = [
-    ("/v1/agents/{npub}/withdrawals", "withdrawing"),
+const LATER: [(&str, &str); 9] = [
     ("/v1/agents/{npub}/hooks", "incoming webhooks"),
     ("/v1/agents/{npub}/hooks/{id}", "incoming webhooks"),
     ("/v1/invoices", "hosting invoices"),

@@ -14,6 +14,7 @@ mod later;
 mod moving;
 mod policy;
 mod pool;
+mod rollback;
 mod run;
 mod sealed;
 pub(crate) mod status;
@@ -21,6 +22,7 @@ mod tick;
 mod ticket;
 mod token;
 mod unlock;
+mod withdrawal;
 
 use std::sync::Arc;
 
@@ -97,6 +99,8 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(ticket::create))
         .routes(routes!(invoice::create))
         .routes(routes!(unlock::offer, unlock::deliver))
+        .routes(routes!(rollback::read, rollback::accept))
+        .routes(routes!(withdrawal::create))
         .routes(routes!(approval::list))
         .routes(routes!(approval::read, approval::answer))
         .routes(routes!(policy::read, policy::replace))

@@ -150,7 +150,7 @@ mod tests {
         let stage = |bytes: u8| blob::stage(&store, fence, AGENT, generation, START, vec![bytes; 10]);
         let named = stage(1).await.unwrap();
         stage(2).await.unwrap();
-        let made = Made { state: Some(NewState { version: 1, blob: named }), ..Made::default() };
+        let made = Made { state: Some(NewState { version: 1, after: 0, blob: named }), ..Made::default() };
         agent::put_made(&store, fence, AGENT, generation, START, made).await.unwrap();
         clock.advance_ms(app.config.object_grace_ms - 1);
         round(&app, &mut Walk::default()).await.unwrap();

@@ -60,9 +60,10 @@ pub enum AgentCommand {
     Refuse(AnswerArgs),
     /// Remove it from this host
     Delete(DeleteArgs),
-    /// Take sats out of its wallet (not yet)
-    #[command(hide = true)]
-    Withdraw(Rest),
+    /// Take sats out of its wallet: pays a Lightning invoice of yours
+    Withdraw(WithdrawArgs),
+    /// Let it go on with a state that is older than what it published
+    AcceptRollback(AcceptArgs),
     /// Show or change its wallet (not yet)
     #[command(hide = true)]
     Wallet(Rest),
@@ -257,6 +258,27 @@ pub struct PolicyArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct WithdrawArgs {
+    /// Name or npub
+    pub agent: String,
+    /// How many sats; the invoice has to ask for as many
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub sats: u64,
+    /// The invoice to pay (BOLT 11)
+    #[arg(long, value_name = "INVOICE")]
+    pub to: String,
+}
+
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct UnlockArgs {
     /// Name or npub
     pub agent: String,
@@ -328,6 +350,12 @@ pub struct ImportArgs {
     /// File with the passphrase of the agent's mnemonic
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// File with the bunker:// URI of its signer (custody bunker)
+    #[arg(long, value_name = "FILE", conflicts_with = "nostrconnect")]
+    pub bunker_file: Option<PathBuf>,
+    /// Show a nostrconnect:// URI over this relay and wait for its signer (custody bunker); may be repeated
+    #[arg(long, value_name = "URL")]
+    pub nostrconnect: Vec<String>,
     /// The host that has it does not answer and never will again
     #[arg(long)]
     pub old_host_is_gone: bool,

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
-    AgentCommand, AnswerArgs, ApprovalsArgs, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs, ExportArgs,
-    FundArgs, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, UnlockArgs,
+    AcceptArgs, AgentCommand, AnswerArgs, ApprovalsArgs, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs,
+    ExportArgs, FundArgs, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, UnlockArgs, WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,
@@ -183,7 +183,8 @@ mod tests {
             "agent policy bob --file p.json",
             "agent delete bob --yes",
             "agent delete bob --forfeit",
-            "agent withdraw bob --sats 5",
+            "agent withdraw bob --sats 5 --to lnbcrt1",
+            "agent accept-rollback bob --yes",
             "agent wallet bob --wallet cashu=https://mint",
             "agent export bob --move",
             "agent import --passphrase-file p",

@@ -170,7 +170,7 @@ pub async fn arrive(store: &Store, arrival: Arrival, idempotency: Option<Idempot
         draft.push(wrap.insert_statement(npub));
     }
     if let Some(blob) = arrival.agent.state {
-        let state = NewState { version: 1, blob: blob.into() };
+        let state = NewState { version: 1, after: 0, blob: blob.into() };
         for statement in state_statements(store, npub, generation, &state, arrival.agent.created_at) {
             draft.push(statement);
         }

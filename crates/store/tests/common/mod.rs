@@ -207,7 +207,7 @@ impl World {
             tick: tick_id(n),
             at: NOW.plus_ms(5),
             failed: None,
-            state: Some(NewState { version, blob: vec![2; 64].into() }),
+            state: Some(NewState { version, after: version - 1, blob: vec![2; 64].into() }),
             cost: Msat::new(7),
             actions: "[]".into(),
             steps: "[]".into(),

@@ -2,6 +2,7 @@
 
 mod approval;
 mod change;
+mod command;
 mod create;
 mod events;
 mod fund;
@@ -45,14 +46,15 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Delete(args) => run::delete(&session, &args).await,
         AgentCommand::Export(args) => moving::export(&session, &args).await,
         AgentCommand::Import(args) => moving::import(&session, &args).await,
-        AgentCommand::Withdraw(_) | AgentCommand::Wallet(_) | AgentCommand::Trajectory(_) => Ok(()),
+        AgentCommand::Withdraw(args) => command::withdraw(&session, &args).await,
+        AgentCommand::AcceptRollback(args) => command::accept_rollback(&session, &args).await,
+        AgentCommand::Wallet(_) | AgentCommand::Trajectory(_) => Ok(()),
     }
 }
 
 /// Commands that are planned and not there, and what to do meanwhile.
 const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
     match command {
-        AgentCommand::Withdraw(_) => Some(("withdraw", "the sats stay in the agent's wallet, under its mnemonic")),
         AgentCommand::Wallet(_) => Some(("wallet", "agents use the development network's wallet")),
         AgentCommand::Trajectory(_) => Some(("trajectory", "`nexus agent ticks A --id TICK` shows a tick's steps")),
         AgentCommand::Create(_)
@@ -73,6 +75,8 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Approvals(_)
         | AgentCommand::Approve(_)
         | AgentCommand::Refuse(_)
-        | AgentCommand::Delete(_) => None,
+        | AgentCommand::Delete(_)
+        | AgentCommand::Withdraw(_)
+        | AgentCommand::AcceptRollback(_) => None,
     }
 }
