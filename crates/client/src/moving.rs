@@ -104,7 +104,7 @@ pub struct Wanted<'a> {
 }
 
 /// Closes a backup to the host of `api`. `pool` was verified along the pin.
-pub fn close(
+pub async fn close(
     api: &Api,
     owner: &OwnerKeys,
     offer: &Offer,
@@ -114,7 +114,7 @@ pub fn close(
 ) -> Result<Closed, Error> {
     let Wanted { document, found, name } = wanted;
     let host = Host { url: offer.public_origin.clone(), runner: offer.runner };
-    let resealed = opened.reseal(&owner.npub(), pool, &host, found, api.clock.now()).map_err(failed)?;
+    let resealed = opened.reseal(&owner.npub(), pool, &host, found, api.clock.now()).await.map_err(failed)?;
     let body = ImportAgent {
         backup: document,
         name,
@@ -131,7 +131,7 @@ pub fn close(
 impl Closed {
     /// Sends it; `api` must be asked by the owner key. Repeats as creating an agent does.
     pub async fn send(&self, api: &Api) -> Result<Value, Error> {
-        send_proven(api, PATH, &self.opened.signer, &self.owner, &self.body).await
+        send_proven(api, PATH, &*self.opened.signer, &self.owner, &self.body).await
     }
 
     /// Tells a host where the agent lives now. It needs nobody's login.
@@ -148,6 +148,7 @@ pub(crate) fn failed(error: VaultError) -> Error {
         VaultError::NoRunner => {
             Error::Failed(format!("{error}\n  next: start a worker on the new host, then try again"))
         }
+        VaultError::Signer(error) => crate::proof::signing(error),
         other => Error::Failed(format!("closing the agent to the new host: {other}")),
     }
 }

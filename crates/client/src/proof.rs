@@ -49,7 +49,7 @@ async fn sign_once(signer: &dyn Signer, mut event: UnsignedEvent, entropy: &dyn 
     signer.sign(event).await.map_err(signing)
 }
 
-pub(crate) fn signing(error: SignerError) -> Error {
+pub fn signing(error: SignerError) -> Error {
     match error {
         SignerError::Offline(_) => Error::Failed(format!("{error}\n  next: bring the signer online and try again")),
         other => Error::Failed(format!("signing: {other}")),

@@ -8,7 +8,7 @@ use std::io::BufRead;
 use std::sync::Arc;
 
 use common::secrets::{secrets_are_nowhere, these_are_nowhere};
-use common::{Friend, PASSPHRASE, Place, eventually, find, hex_of};
+use common::{Friend, Host, PASSPHRASE, Place, eventually, find, hex_of};
 use nexus_client::{Api, Auth, Contexts, OwnerKeys};
 use nexus_core::policy::Custody;
 use nexus_core::{Clock, Entropy, Npub, UnixMs};
@@ -255,6 +255,106 @@ fn a_signer_that_is_given_the_hosts_text() {
     assert!(create.wait().unwrap().success());
     assert_eq!(find(&place.status("ada"), "npub").unwrap(), keys.user.npub);
     drop((bunker, host));
+}
+
+/// The agent in a file, its host stopped, and nothing else left of it: neither the host's data nor the owner's own copy of
+/// the envelope.
+fn exported_and_wiped(place: &Place, host: Host) -> String {
+    let file = place.path("ada.backup").to_str().unwrap().to_owned();
+    place.ok(&["agent", "export", "ada", "--move", "--out", &file]);
+    assert_eq!(host.interrupt(), 0);
+    std::fs::remove_dir_all(place.path("data")).unwrap();
+    std::fs::remove_dir_all(place.path("config").join("agents")).unwrap();
+    file
+}
+
+fn import(place: &Place, file: &str, more: &[&str]) -> (i32, Value, String) {
+    let passphrase = place.path("passphrase");
+    let mut args = vec!["agent", "import", file, "--start", "--old-host-is-gone", "--passphrase-file"];
+    args.push(passphrase.to_str().unwrap());
+    args.extend(more);
+    place.run(&args)
+}
+
+fn answers(place: &Place, npub: &str) {
+    let friend = Friend::new(&place.relay());
+    let mention = friend.send(1, &hex_of(npub), "Are you still you?");
+    friend.answer(1, &hex_of(npub), Some(&mention));
+}
+
+#[test]
+fn an_attended_agent_is_unlocked_where_it_comes_to() {
+    let place = Place::new();
+    let host = place.start(&[]);
+    let npub = attended(&place);
+    shows(&place, "locked");
+    unlock(&place);
+    place.ok(&["agent", "fund", "ada", "--sats", "10000"]);
+    answers(&place, &npub);
+    host.kill();
+    let host = place.start(&[]);
+    shows(&place, "locked");
+    unlock(&place);
+    answers(&place, &npub);
+    let file = exported_and_wiped(&place, host);
+
+    let other = Place::beside(&place);
+    let there = other.start(&[]);
+    let (code, _, errors) = import(&other, &file, &["--bunker-file", &file]);
+    assert_eq!(code, 2, "it has no signer elsewhere: {errors}");
+    let (code, _, errors) = import(&other, &file, &[]);
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(shows(&other, "locked")["npub"], npub.as_str());
+    let count = |sql: &str| database(&other).query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT COUNT(*) FROM agent_sealed WHERE sealed_key IS NOT NULL"), 0);
+    assert_eq!(count("SELECT COUNT(*) FROM agent_wrap WHERE recipient LIKE 'pool:%'"), 0);
+    assert_eq!(unlock(&other)["sent"], true);
+    answers(&other, &npub);
+    drop(there);
+}
+
+#[test]
+fn a_signers_agent_is_signed_for_where_it_comes_to() {
+    let place = Place::new();
+    let host = place.start(&[]);
+    let keys = Keys::new(&place);
+    let bunker = keys.run(&place, NDK, ("secret", "zebra-first-secret"));
+    let uri = place.path("bunker").to_str().unwrap().to_owned();
+    let written = |bunker: &Bunker| {
+        std::fs::write(&uri, bunker.said["uri"].as_str().unwrap()).unwrap();
+    };
+    written(&bunker);
+    let passphrase = place.path("passphrase");
+    let create = ["agent", "create", "ada", "--custody", "bunker", "--bunker-file", &uri, "--start"];
+    let created = place.ok(&[&create[..], &["--passphrase-file", passphrase.to_str().unwrap()]].concat());
+    let npub = find(&created, "npub").unwrap();
+    place.ok(&["agent", "fund", "ada", "--sats", "10000"]);
+    answers(&place, &npub);
+    host.kill();
+    drop(bunker);
+    let host = place.start(&[]);
+    let bunker = keys.run(&place, NDK, ("secret", "zebra-first-secret"));
+    answers(&place, &npub);
+    let file = exported_and_wiped(&place, host);
+    drop(bunker);
+
+    let other = Place::beside(&place);
+    let there = other.start(&[]);
+    let (code, _, errors) = import(&other, &file, &[]);
+    assert_eq!(code, 2, "{errors}");
+    assert!(errors.contains("--bunker-file"), "{errors}");
+    let strangers = Keys::new(&other).run(&other, NDK, ("secret", "zebra-strangers-secret"));
+    written(&strangers);
+    let (code, _, errors) = import(&other, &file, &["--bunker-file", &uri]);
+    assert_eq!(code, 4, "{errors}");
+    assert!(errors.contains(&npub), "{errors}");
+    let bunker = keys.run(&other, NDK, ("secret", "zebra-second-secret"));
+    written(&bunker);
+    let (code, _, errors) = import(&other, &file, &["--bunker-file", &uri]);
+    assert_eq!(code, 0, "{errors}");
+    answers(&other, &npub);
+    assert_eq!(other.status("ada")["npub"], npub.as_str());
+    drop((bunker, there));
 }
 
 /// Everything that the owner has, so that a test can misuse it.

@@ -159,11 +159,12 @@ pub struct ImportAgent {
     /// Another name than the backup's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The runtime envelope, to this host's pool.
-    pub sealed_key: String,
+    /// The runtime envelope, to this host's pool; none in attended custody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_key: Option<String>,
     /// The agent's own word that it lives here now.
     pub claim: Event,
-    /// The data key's wrap to the same pool; none for an agent without keys yet.
+    /// The data key's wrap to the same pool, in sealed custody; none for an agent without keys yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wraps: Vec<Wrap>,
     /// The version that stands inside the backup's state, which counts on; 1 without.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nexus_core::policy::Custody;
 use nexus_core::state::AgentState;
 use nexus_core::{Entropy, Npub, UnixMs};
 use nexus_seal::backup::BlobKind;
@@ -9,7 +10,7 @@ use nexus_seal::blob::Purpose;
 use nexus_seal::claim::{next_epoch, unsigned_claim};
 use nexus_seal::event::timestamp;
 use nexus_seal::{
-    HostClaim, Passphrase, SealedKey, SecretBytes, SignedPool, VerifiedBackup, Wrap, WrapKey, WrapRecipient, seal_key,
+    HostClaim, Passphrase, SecretBytes, SignedPool, Signer, VerifiedBackup, Wrap, WrapKey, WrapRecipient,
     seal_to_recipient_armored,
 };
 use nostr::event::Event;
@@ -18,14 +19,16 @@ use crate::error::VaultError;
 use crate::keys::{AgentKeys, data_key_text};
 use crate::mnemonic::{Mnemonic, open_mnemonic};
 use crate::new_agent::Host;
-use crate::signer::LocalSigner;
+use crate::runtime::{Remote, RuntimeKey, fits};
 
 /// A backup, open: everything in it was found to be this agent's. Keep it no longer than needed.
 pub struct OpenedBackup {
     verified: VerifiedBackup,
     mnemonic: Mnemonic,
     /// Signs the `Nexus-Proof` and the new claim.
-    pub signer: LocalSigner,
+    pub signer: Arc<dyn Signer>,
+    /// In bunker custody: how the new host reaches the signer.
+    remote: Option<Remote>,
     pub keys: Option<AgentKeys>,
     pub state: Option<AgentState>,
 }
@@ -39,11 +42,11 @@ impl std::fmt::Debug for OpenedBackup {
 /// What a new host needs beside the backup itself.
 #[derive(Debug, Clone)]
 pub struct Resealed {
-    /// The runtime envelope, to the new host's pool.
-    pub sealed_key: String,
+    /// The runtime envelope, to the new host's pool; none in attended custody.
+    pub sealed_key: Option<String>,
     /// The agent's own word that it lives there now.
     pub claim: Event,
-    /// The data key, to the new pool; none for an agent without keys yet.
+    /// The data key, to the new pool, in sealed custody; none for an agent without keys yet.
     pub pool_wrap: Option<Wrap>,
 }
 
@@ -59,6 +62,17 @@ impl OpenedBackup {
         Self::open_with(verified, mnemonic, entropy).await
     }
 
+    /// The same in bunker custody: the agent's key is `signer`'s, the envelope has the wallet's words.
+    pub async fn open_at(
+        verified: VerifiedBackup,
+        passphrase: &Passphrase,
+        signer: Arc<dyn Signer>,
+        remote: Remote,
+    ) -> Result<Self, VaultError> {
+        let mnemonic = open_mnemonic(&verified.backup.mnemonic_encrypted, passphrase)?;
+        Self::open_as(verified, mnemonic, signer, Some(remote)).await
+    }
+
     /// Opens a backup with the mnemonic at hand. Every ciphertext is opened once, so that damage and exchanges are found
     /// here and not in a worker.
     pub async fn open_with(
@@ -66,15 +80,25 @@ impl OpenedBackup {
         mnemonic: Mnemonic,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, VaultError> {
-        let signer = mnemonic.signer(entropy)?;
-        let (named, derived) = (verified.backup.npub, nexus_seal::Signer::public_key(&signer));
+        let signer = Arc::new(mnemonic.signer(entropy)?);
+        Self::open_as(verified, mnemonic, signer, None).await
+    }
+
+    async fn open_as(
+        verified: VerifiedBackup,
+        mnemonic: Mnemonic,
+        signer: Arc<dyn Signer>,
+        remote: Option<Remote>,
+    ) -> Result<Self, VaultError> {
+        fits(custody(&verified), remote.as_ref())?;
+        let (named, derived) = (verified.backup.npub, signer.public_key());
         if named != derived {
             return Err(VaultError::NpubMismatch { named, derived });
         }
         let backup = &verified.backup;
         let keys = match backup.wraps.is_empty() && backup.blobs.is_empty() {
             true => None,
-            false => Some(AgentKeys::open(&signer, &backup.wraps).await?),
+            false => Some(AgentKeys::open(&*signer, &backup.wraps).await?),
         };
         let mut state = None;
         if let Some(keys) = &keys {
@@ -93,7 +117,7 @@ impl OpenedBackup {
         if let (Some(policy), Some(state)) = (&verified.policy, &state) {
             policy.follows(state.policy_version, state.policy_digest, 0)?;
         }
-        Ok(Self { mnemonic, signer, keys, state, verified })
+        Ok(Self { mnemonic, signer, remote, keys, state, verified })
     }
 
     pub const fn verified(&self) -> &VerifiedBackup {
@@ -104,7 +128,7 @@ impl OpenedBackup {
     /// known beside the backup's own (the old host's, or one from the agent's relays).
     ///
     /// The owner must be the one whose signature the policy has: a worker obeys nobody else.
-    pub fn reseal(
+    pub async fn reseal(
         &self,
         owner: &Npub,
         pool: &SignedPool,
@@ -117,14 +141,13 @@ impl OpenedBackup {
         let policy = self.verified.policy.as_ref().map(|signed| &signed.policy);
         // What the state has seen counts as well: an older policy beside it would be refused by the worker.
         let seen = self.state.as_ref().map_or(0, |state| state.policy_version);
-        let (pool_id, recipient) = (&pool.document.pool_id, pool.recipient());
-        let key = SealedKey {
+        let custody = custody(&self.verified);
+        let key = RuntimeKey {
             npub: backup.npub,
             owner: *owner,
-            custody: policy.map_or_else(Default::default, |policy| policy.custody),
-            pool_id: pool_id.clone(),
-            mnemonic: self.mnemonic.expose(),
-            stretched: Some(self.mnemonic.stretched()?),
+            custody,
+            mnemonic: &self.mnemonic,
+            remote: self.remote.as_ref(),
             min_policy_version: policy.map_or(seen, |policy| policy.version.max(seen)),
             with_state: self.state.is_some(),
         };
@@ -135,17 +158,24 @@ impl OpenedBackup {
         let inbox = self.keys.as_ref().map(|keys| keys.inbox.recipient());
         let stamp = timestamp(UnixMs::from_secs(stamp));
         let claim = unsigned_claim(&backup.npub, &runner, &host.url, epoch, inbox.as_ref(), stamp);
+        let pool_id = &pool.document.pool_id;
         let pool_wrap = match &self.keys {
-            Some(keys) => Some(Wrap {
+            Some(keys) if custody == Custody::Sealed => Some(Wrap {
                 key: WrapKey::Data,
                 number: keys.data.number(),
                 recipient: WrapRecipient::Pool(pool_id.clone()),
-                ciphertext: seal_to_recipient_armored(recipient, data_key_text(keys).as_bytes())?,
+                ciphertext: seal_to_recipient_armored(pool.recipient(), data_key_text(keys).as_bytes())?,
             }),
-            None => None,
+            Some(_) | None => None,
         };
-        Ok(Resealed { sealed_key: seal_key(&key, recipient)?, claim: self.signer.sign_now(claim)?, pool_wrap })
+        let claim = self.signer.sign(claim).await?;
+        Ok(Resealed { sealed_key: key.seal(pool)?, claim, pool_wrap })
     }
+}
+
+/// The custody that the owner signed; `sealed` without a policy.
+fn custody(verified: &VerifiedBackup) -> Custody {
+    verified.policy.as_ref().map_or_else(Custody::default, |signed| signed.policy.custody)
 }
 
 fn open_blob(keys: &AgentKeys, kind: BlobKind, sealed: &[u8]) -> Result<SecretBytes, VaultError> {

@@ -9,14 +9,12 @@ use nexus_seal::blob::Purpose;
 use nexus_seal::claim::unsigned_claim;
 use nexus_seal::event::timestamp;
 use nexus_seal::policy::unsigned_policy;
-use nexus_seal::{
-    BunkerKey, CreateAgent, Passphrase, Sealed, SealedKey, SecretText, SignedPool, Signer, seal_bunker_key, seal_key,
-    seal_mnemonic,
-};
+use nexus_seal::{CreateAgent, Passphrase, Sealed, SignedPool, Signer, seal_mnemonic};
 
 use crate::error::VaultError;
 use crate::keys::AgentKeys;
 use crate::mnemonic::Mnemonic;
+use crate::runtime::{Remote, RuntimeKey, fits};
 use crate::signer::LocalSigner;
 
 /// Where the agent will live.
@@ -47,15 +45,6 @@ pub struct NewAgent<'a> {
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// How a worker reaches the signer that has an agent's key.
-#[derive(Debug, Clone)]
-pub struct Remote {
-    pub signer: Npub,
-    pub relays: Vec<String>,
-    /// The secret key that the signer knows the agent's host by: hex.
-    pub client_secret: SecretText,
-}
-
 /// A new agent, closed, and its signer to prove it.
 #[derive(Debug)]
 pub struct CreatedAgent {
@@ -82,12 +71,7 @@ impl NewAgent<'_> {
 
     async fn body(self, signer: &dyn Signer, remote: Option<&Remote>) -> Result<CreateAgent, VaultError> {
         let custody = self.policy.custody;
-        match (custody, remote) {
-            (Custody::Sealed | Custody::Attended, None) | (Custody::Bunker, Some(_)) => {}
-            (Custody::Sealed | Custody::Attended | Custody::Bunker | Custody::Threshold, _) => {
-                return Err(VaultError::CustodyNotYet(custody));
-            }
-        }
+        fits(custody, remote)?;
         let entropy = &*self.entropy;
         let npub = signer.public_key();
         if self.policy.agent != npub {
@@ -96,37 +80,16 @@ impl NewAgent<'_> {
         let words = self.mnemonic.expose();
         let owner = self.owner.public_key();
         let (pool_id, recipient) = (&self.pool.document.pool_id, self.pool.recipient());
-        // What is stored for the pool to open: in attended custody nothing.
-        let sealed_key = match (custody, remote) {
-            (Custody::Attended, _) => None,
-            (Custody::Sealed | Custody::Bunker | Custody::Threshold, None) => {
-                let key = SealedKey {
-                    npub,
-                    owner,
-                    custody,
-                    pool_id: pool_id.clone(),
-                    mnemonic: words.clone(),
-                    stretched: Some(self.mnemonic.stretched()?),
-                    min_policy_version: self.policy.version,
-                    with_state: true,
-                };
-                Some(seal_key(&key, recipient)?)
-            }
-            (Custody::Sealed | Custody::Bunker | Custody::Threshold, Some(remote)) => {
-                let key = BunkerKey {
-                    npub,
-                    owner,
-                    pool_id: pool_id.clone(),
-                    signer: remote.signer,
-                    relays: remote.relays.clone(),
-                    client_secret: remote.client_secret.clone(),
-                    mnemonic: words.clone(),
-                    min_policy_version: self.policy.version,
-                    with_state: true,
-                };
-                Some(seal_bunker_key(&key, recipient)?)
-            }
+        let runtime = RuntimeKey {
+            npub,
+            owner,
+            custody,
+            mnemonic: self.mnemonic,
+            remote,
+            min_policy_version: self.policy.version,
+            with_state: true,
         };
+        let sealed_key = runtime.seal(self.pool)?;
         let keys = AgentKeys::generate(npub, entropy);
         let readers: Vec<Npub> = std::iter::once(owner).chain(self.policy.readers.iter().copied()).collect();
         let readers = distinct(readers);

@@ -109,9 +109,10 @@ async fn a_backup_moves_an_agent_whole() {
     assert_eq!(opened.state.as_ref().unwrap().goals[0].text, GOAL);
     let host = Host { url: "https://there.example".into(), runner: Some(Npub::from_bytes([8; 32])) };
     let found = lived.verified(&read).claim.unwrap();
-    let moved = opened.reseal(&owner, &there.pool, &host, Some(&found), NOW).unwrap();
+    let moved = opened.reseal(&owner, &there.pool, &host, Some(&found), NOW).await.unwrap();
     let entropy = Arc::clone(&there.entropy);
-    let secrets = AgentSecrets::open(&moved.sealed_key, &there.identity, "main", &read.npub, entropy).unwrap();
+    let secrets =
+        AgentSecrets::open(moved.sealed_key.as_deref().unwrap(), &there.identity, "main", &read.npub, entropy).unwrap();
     assert_eq!((secrets.owner, secrets.min_policy_version, secrets.with_state), (owner, 1, true));
     let worker_keys = AgentKeys::open(&*secrets.signer, &read.wraps).await.unwrap();
     worker_keys.data.open(Purpose::State, read.blob(BlobKind::State).unwrap()).unwrap();
@@ -122,7 +123,7 @@ async fn a_backup_moves_an_agent_whole() {
     let fenced = Weighed::Fenced { url: "https://there.example".into(), epoch: 2 };
     assert_eq!(weigh(Some(&found), &claim, &Npub::from_bytes([9; 32])), fenced);
     let nowhere = Host { url: host.url, runner: None };
-    assert_eq!(opened.reseal(&owner, &there.pool, &nowhere, None, NOW).unwrap_err(), VaultError::NoRunner);
+    assert_eq!(opened.reseal(&owner, &there.pool, &nowhere, None, NOW).await.unwrap_err(), VaultError::NoRunner);
     let shown = format!("{opened:?}");
     assert!(!shown.contains(lived.mnemonic.expose().expose()) && !shown.contains(GOAL));
 }

@@ -122,12 +122,12 @@ pub struct ImportBody {
     backup: (),
     /// Another name than the backup's.
     name: Option<String>,
-    /// The runtime envelope: an armored age file to this host's worker pool (`GET /v1/pool`).
-    sealed_key: String,
+    /// The runtime envelope: an armored age file to this host's worker pool (`GET /v1/pool`). None in custody `attended`.
+    sealed_key: Option<String>,
     /// The agent-signed host claim (kind 39202, `d` = `host`) that names this host, with a higher epoch than the backup's.
     #[schema(value_type = Object)]
     claim: (),
-    /// The data key's wrap to the same pool.
+    /// The data key's wrap to the same pool, in custody `sealed`.
     wraps: Option<Vec<WrapBody>>,
     /// The version that stands inside the backup's state.
     state_version: Option<u32>,
@@ -175,7 +175,7 @@ pub async fn import(
     let read = Backup::from_document(&body.backup).and_then(|backup| backup.verify(&caller.pubkey, now));
     let verified = read.map_err(|error| refused(&error))?;
     let npub = verified.backup.npub;
-    check_policy(&app, verified.backup.policy.as_ref(), true, &body.wraps)?;
+    check_policy(&app, verified.backup.policy.as_ref(), body.sealed_key.is_some(), &body.wraps)?;
     check_parts(&body)?;
     let claim = names_this_host(&app, &body.claim, &npub, now).await?;
     let sealed = agent::sealed(&app.store, npub).await?.unwrap_or_default();
@@ -219,7 +219,9 @@ fn refused(error: &BackupError) -> Problem {
 
 fn check_parts(body: &ImportAgent) -> Answer<()> {
     let bad = |detail: String| Problem::with(Code::EnvelopeInvalid, detail);
-    nexus_seal::check_recipient_envelope(&body.sealed_key).map_err(|error| bad(error.to_string()))?;
+    if let Some(sealed_key) = &body.sealed_key {
+        nexus_seal::check_recipient_envelope(sealed_key).map_err(|error| bad(error.to_string()))?;
+    }
     nexus_seal::api::check_wraps(&body.wraps).map_err(bad)?;
     if body.wraps.iter().any(|wrap| !matches!(wrap.recipient, WrapRecipient::Pool(_))) {
         return Err(bad("wraps: only those to this host's pool; the others are in the backup".to_owned()));
@@ -269,7 +271,7 @@ fn arrival(
         config: backup.config,
         sealed: Sealed {
             mnemonic_encrypted: backup.mnemonic_encrypted,
-            sealed_key: Some(body.sealed_key),
+            sealed_key: body.sealed_key,
             policy,
             claim: Some(claim),
             inbox_recipient: backup.inbox_recipient.map(|recipient| recipient.to_string()),

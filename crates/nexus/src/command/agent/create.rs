@@ -1,15 +1,15 @@
 //! `nexus agent create`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nexus_client::bunker::Bunker;
-use nexus_client::create::{Draft, Prepared, prepare};
+use nexus_client::create::{Draft, prepare};
 use nexus_client::pool::Offer;
 use nexus_client::{Error, file, pool};
-use nexus_core::AgentConfig;
 use nexus_core::agent::HeartbeatWhen;
 use nexus_core::policy::Custody;
+use nexus_core::{AgentConfig, Npub};
 use nexus_seal::{Passphrase, SecretText, SignedPool};
 use serde_json::json;
 
@@ -27,12 +27,13 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let (passphrase, generated) = passphrase(session, &args)?;
     let mut draft = draft(&args, passphrase.clone())?;
     draft.check()?;
-    draft.bunker = bunker(session, &args).await?;
+    let custody = draft.custody;
+    draft.bunker = bunker(session, custody, args.bunker_file.as_deref(), &args.nostrconnect).await?;
     let keys = session.owner_keys()?;
     let (offer, signed) = pinned_pool(session).await?;
     let prepared = prepare(&session.api, &keys, &offer, &signed, draft).await?;
     let npub = prepared.npub();
-    let envelope = keep_envelope(session, &prepared)?;
+    let envelope = keep_envelope(session, &prepared.npub(), prepared.envelope())?;
     if generated {
         // Before anything is sent: an agent whose passphrase nobody saw could never be taken elsewhere.
         prompt::say(format!(
@@ -61,23 +62,28 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
 }
 
 /// The owner's signer, for the custody that needs one.
-async fn bunker(session: &Session, args: &CreateArgs) -> Result<Option<Bunker>, Error> {
+pub(super) async fn bunker(
+    session: &Session,
+    custody: Custody,
+    file: Option<&Path>,
+    relays: &[String],
+) -> Result<Option<Bunker>, Error> {
     let (clock, entropy) = (Arc::clone(&session.clock), Arc::clone(&session.entropy));
-    match (args.custody, &args.bunker_file, args.nostrconnect.as_slice()) {
-        (CustodyArg::Bunker, None, []) => Err(Error::Usage(
+    match (custody, file, relays) {
+        (Custody::Bunker, None, []) => Err(Error::Usage(
             "custody bunker needs your signer\n  next: give --bunker-file FILE with its bunker:// URI, or --nostrconnect RELAY"
                 .to_owned(),
         )),
-        (CustodyArg::Bunker, Some(path), _) => {
+        (Custody::Bunker, Some(path), _) => {
             let uri = file::read_secret(path)?;
             Bunker::connect(&uri, clock, entropy).await.map(Some)
         }
-        (CustodyArg::Bunker, None, relays) => {
+        (Custody::Bunker, None, relays) => {
             let show = |uri: &str| prompt::say(format!("Give this to your signer, which has five minutes:\n\n    {uri}\n"));
             Bunker::wait(relays.to_vec(), show, clock, entropy).await.map(Some)
         }
         (_, None, []) => Ok(None),
-        (_, _, _) => Err(Error::Usage("a signer is for --custody bunker\n  next: give that, too".to_owned())),
+        (_, _, _) => Err(Error::Usage("a signer is for custody bunker alone\n  next: leave it out, or create the agent with --custody bunker".to_owned())),
     }
 }
 
@@ -93,9 +99,9 @@ pub(super) async fn pinned_pool(session: &Session) -> Result<(Offer, SignedPool)
 }
 
 /// The owner's own copy of the mnemonic's envelope, which is on the host too.
-fn keep_envelope(session: &Session, prepared: &Prepared) -> Result<PathBuf, Error> {
-    let path = session.contexts.dir().join("agents").join(format!("{}.age", prepared.npub()));
-    file::write_private(&path, prepared.envelope().as_bytes())?;
+pub(super) fn keep_envelope(session: &Session, npub: &Npub, envelope: &str) -> Result<PathBuf, Error> {
+    let path = session.contexts.dir().join("agents").join(format!("{npub}.age"));
+    file::write_private(&path, envelope.as_bytes())?;
     Ok(path)
 }
 

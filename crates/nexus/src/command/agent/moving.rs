@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nexus_client::bunker::Bunker;
 use nexus_client::moving::{self, Wanted};
 use nexus_client::{Error, backup, file, pool};
+use nexus_core::policy::Custody;
 use nexus_nostr::{PoolConfig, RelayPool};
 use nexus_seal::backup::MAX_BACKUP;
 use nexus_seal::{Passphrase, VerifiedBackup};
 use nexus_vault::{OpenedBackup, VaultError};
 use serde_json::{Value, json};
 
-use super::create::keep_pin;
+use super::create::{bunker, keep_envelope, keep_pin};
 use crate::cli::{ExportArgs, ImportArgs};
 use crate::prompt;
 use crate::session::Session;
@@ -89,14 +91,17 @@ pub async fn import(session: &Session, args: &ImportArgs) -> anyhow::Result<()> 
     }
     let unresolved = verified.backup.unresolved.len();
     let config = verified.backup.config.relays.clone();
-    let opened = open(session, verified, args).await?;
+    let custody = verified.policy.as_ref().map_or_else(Custody::default, |signed| signed.policy.custody);
+    let bunker = bunker(session, custody, args.bunker_file.as_deref(), &args.nostrconnect).await?;
+    let opened = open(session, verified, bunker, args).await?;
     let npub = opened.verified().backup.npub;
+    keep_envelope(session, &npub, &opened.verified().backup.mnemonic_encrypted)?;
     let offer = pool::fetch(&session.api).await?;
     let signed = offer.verify(session.context.pool.as_ref(), None, session.clock.now())?;
     keep_pin(session, &signed)?;
     let api = session.as_owner(&keys);
     let wanted = Wanted { document, found: hosts.found.as_ref(), name: args.name.clone() };
-    let closed = moving::close(&api, &keys, &offer, &signed, opened, wanted)?;
+    let closed = moving::close(&api, &keys, &offer, &signed, opened, wanted).await?;
     let answer = closed.send(&api).await?;
     let relays = announce(session, &closed.claim, relays_of(session, config, &offer, &hosts.old).await).await;
     let mut told = Vec::new();
@@ -113,7 +118,7 @@ pub async fn import(session: &Session, args: &ImportArgs) -> anyhow::Result<()> 
         session.api.post(&format!("/v1/agents/{npub}/start"), &json!({})).await?;
     }
     let document = json!({ "imported": answer, "old_hosts": told, "relays": relays, "unresolved": unresolved });
-    session.output.either(&document, || said(&answer, &told, unresolved, args.start && fenced));
+    session.output.either(&document, || said(&answer, &told, unresolved, (args.start && fenced).then_some(custody)));
     if fenced {
         return Ok(());
     }
@@ -143,7 +148,7 @@ async fn announce(session: &Session, claim: &nostr::event::Event, relays: Vec<St
     reports.into_iter().map(|report| json!({ "relay": report.relay, "taken": report.outcome.is_ok() })).collect()
 }
 
-fn said(answer: &Value, told: &[Value], unresolved: usize, started: bool) -> String {
+fn said(answer: &Value, told: &[Value], unresolved: usize, started: Option<Custody>) -> String {
     use crate::output::field;
     let name = field(answer, "name");
     let mut text =
@@ -156,19 +161,36 @@ fn said(answer: &Value, told: &[Value], unresolved: usize, started: bool) -> Str
             "\n{unresolved} payments were unresolved at the old host; none of them is sent again here"
         ));
     }
-    let next = if started { "events" } else { "start" };
+    let next = match started {
+        None => "start",
+        Some(Custody::Attended) => "unlock",
+        Some(Custody::Sealed | Custody::Bunker | Custody::Threshold) => "events",
+    };
     text.push_str(&format!("\nNext: nexus agent {next} {name}"));
     text
 }
 
-async fn open(session: &Session, verified: VerifiedBackup, args: &ImportArgs) -> Result<OpenedBackup, Error> {
+async fn open(
+    session: &Session,
+    verified: VerifiedBackup,
+    bunker: Option<Bunker>,
+    args: &ImportArgs,
+) -> Result<OpenedBackup, Error> {
     let what = "passphrase of the agent's mnemonic";
     let passphrase = prompt::secret(what, args.passphrase_file.as_deref(), "--passphrase-file")?;
     let passphrase = Passphrase::existing(passphrase.as_str());
-    OpenedBackup::open(verified, &passphrase, Arc::clone(&session.entropy)).await.map_err(|error| match error {
+    let opened = match bunker {
+        Some(Bunker { signer, remote }) => OpenedBackup::open_at(verified, &passphrase, signer, remote).await,
+        None => OpenedBackup::open(verified, &passphrase, Arc::clone(&session.entropy)).await,
+    };
+    opened.map_err(|error| match error {
         VaultError::WrongPassphrase => {
             Error::NotAllowed("the passphrase does not open the agent's mnemonic\n  next: try again".to_owned())
         }
+        VaultError::Signer(error) => nexus_client::proof::signing(error),
+        VaultError::NpubMismatch { named, derived } => Error::Refused(format!(
+            "the key that was given is {derived}, the agent is {named}\n  next: give the signer that holds the agent's key"
+        )),
         other => Error::Refused(format!(
             "the backup does not open: {other}\n  next: do not use it; use another copy, or export it again"
         )),
