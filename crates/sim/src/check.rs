@@ -34,8 +34,10 @@ pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
         if !payment::open(&world.store, owned.npub).await?.is_empty() {
             return Ok(Some(format!("{name} has an open payment")));
         }
-        if !publication::pending(&world.store, owned.npub).await?.is_empty() {
-            return Ok(Some(format!("{name} has something to publish")));
+        if let Some(one) = publication::pending(&world.store, owned.npub).await?.first() {
+            let ahead = one.next_attempt_at.0.saturating_sub(world.now().0);
+            let (kind, attempts) = (one.kind, one.attempts);
+            return Ok(Some(format!("{name} has to publish kind {kind}: {attempts} attempts, next in {ahead} ms")));
         }
         let funded = world.ledger.balance(&owned.npub) >= Msat::sats(1_000);
         if funded && found.lifecycle == Lifecycle::Spawning {

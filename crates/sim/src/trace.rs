@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 /// Lines kept for the report of a violation.
-const TAIL: usize = 400;
+const TAIL: usize = 4_000;
 /// Violations kept; the first one is what counts.
 const MAX_VIOLATIONS: usize = 8;
 

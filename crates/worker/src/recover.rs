@@ -17,6 +17,8 @@ use crate::wallet::WALLET_TIMEOUT;
 /// Between attempts to publish an event that no relay took: 5 s at first, at most 10 minutes.
 const PUBLISH_RETRY_MS: (i64, i64) = (5_000, publication::MAX_PAUSE_MS);
 const MAX_PUBLISH: usize = 64;
+/// How far ahead a first attempt is planned while a tick makes it itself.
+pub(crate) const FIRST_PLANNED_MS: i64 = 15_000;
 
 /// What a backend said, and where that leaves the payment.
 pub(crate) struct Resolved {
@@ -154,7 +156,7 @@ pub(crate) async fn publications(pen: &Pen<'_>) -> Result<Option<u64>, TurnError
     for publication in pending.into_iter().take(MAX_PUBLISH) {
         let now = pen.now();
         let wait = publication.next_attempt_at.0.saturating_sub(now.0);
-        if waits(wait) {
+        if waits(wait, publication.attempts) {
             next = Some(next.map_or(wait, |known| known.min(wait)));
             continue;
         }
@@ -165,10 +167,16 @@ pub(crate) async fn publications(pen: &Pen<'_>) -> Result<Option<u64>, TurnError
     Ok(next.map(|ms| u64::try_from(ms).unwrap_or(0)))
 }
 
-/// Whether an attempt so many ms ahead is waited for. One further ahead than any pause was planned by a clock that was
-/// wrong, and is made now.
-const fn waits(ahead_ms: i64) -> bool {
-    0 < ahead_ms && ahead_ms <= PUBLISH_RETRY_MS.1
+/// Whether an attempt so many ms ahead is waited for. One further ahead than the pause after so many attempts was planned
+/// by a clock that was wrong, and is made now.
+fn waits(ahead_ms: i64, attempts: u32) -> bool {
+    0 < ahead_ms && ahead_ms <= pause_ms(attempts).max(FIRST_PLANNED_MS)
+}
+
+/// After so many attempts before this one.
+fn pause_ms(attempts: u32) -> i64 {
+    let (first, last) = PUBLISH_RETRY_MS;
+    (first << attempts.min(8)).min(last)
 }
 
 async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>, TurnError> {
@@ -191,8 +199,7 @@ async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>
     let timeout = Duration::from_millis(pen.host.config.publish_timeout_ms);
     let reports = pen.host.relays.publish(&event, &publication.relays, timeout).await;
     let done = reports.iter().any(|report| report.outcome.is_ok());
-    let (first, last) = PUBLISH_RETRY_MS;
-    let wait = (first << publication.attempts.min(8)).min(last);
+    let wait = pause_ms(publication.attempts);
     let next = if done { None } else { Some(pen.now().plus_ms(wait)) };
     let relays = serde_json::to_string(&words(&reports)).unwrap_or_default();
     let side = Side::PublicationResult { event_id: publication.event_id, done, relays, next_attempt_at: next };
@@ -227,9 +234,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_planned_by_a_clock_that_was_hours_ahead_is_made_now() {
-        assert!(!waits(0) && !waits(-1), "due");
-        assert!(waits(1) && waits(PUBLISH_RETRY_MS.1));
-        assert!(!waits(PUBLISH_RETRY_MS.1 + 1) && !waits(3 * 3_600_000));
+    fn an_attempt_planned_by_a_clock_that_was_ahead_is_made_now() {
+        assert!(!waits(0, 0) && !waits(-1, 0), "due");
+        assert!(waits(1, 0) && waits(FIRST_PLANNED_MS, 0) && waits(40_000, 3) && waits(PUBLISH_RETRY_MS.1, 20));
+        assert!(!waits(FIRST_PLANNED_MS + 1, 0) && !waits(456_000, 1), "minutes ahead");
+        assert!(!waits(PUBLISH_RETRY_MS.1 + 1, 20) && !waits(3 * 3_600_000, 20));
     }
 }

@@ -359,7 +359,7 @@ impl Run<'_> {
 
     async fn decided(&mut self, decision: Decision) -> Result<(), TurnError> {
         // Should the publishing fail, recovery goes on with it.
-        let later = self.pen.now().plus_ms(15_000);
+        let later = self.pen.now().plus_ms(crate::recover::FIRST_PLANNED_MS);
         let mut side = Vec::new();
         for planned in &decision.planned {
             if let Plan::Publish { events, relays } = &planned.plan {
