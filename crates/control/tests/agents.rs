@@ -55,6 +55,28 @@ async fn creating_is_proved_unique_and_repeatable() {
 }
 
 #[tokio::test]
+async fn an_account_never_has_more_agents_than_it_may() {
+    let host = Host::start_with(|config| config.max_agents_per_account = Some(2)).await;
+    let owner = Key::new(1);
+    host.get(By::Key(&owner), "/v1/account").await.ok();
+    let create = async |number: u8| {
+        let agent = Key::new(number);
+        let body = host.agent_body(&owner, &agent, &format!("agent{number}"));
+        host.create_with(By::Key(&owner), &owner, &agent, &body, &[]).await
+    };
+    let all = tokio::join!(create(2), create(3), create(4), create(5));
+    let (made, refused): (Vec<_>, Vec<_>) =
+        [all.0, all.1, all.2, all.3].into_iter().partition(|answer| answer.status.is_success());
+    assert_eq!((made.len(), refused.len()), (2, 2));
+    for answer in &refused {
+        assert_eq!((answer.code(), &answer.body["limit"]), ("quota_exceeded", &json!(2)));
+    }
+    assert_eq!(host.get(By::Key(&owner), "/v1/account").await.ok().body["agents"], 2);
+    // Another account has its own two.
+    host.create(&Key::new(9), &Key::new(10), "agent2").await;
+}
+
+#[tokio::test]
 async fn creating_checks_all_that_can_be_checked_without_opening() {
     let host = Host::start().await;
     let (owner, agent, stranger) = (Key::new(1), Key::new(2), Key::new(9));

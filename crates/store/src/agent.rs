@@ -154,9 +154,23 @@ pub struct Filter {
     pub limit: u32,
 }
 
-/// # Errors
-/// `Conflict::NpubTaken`, `Conflict::NameTaken`, `Conflict::NoAccount`; `Duplicate` when the idempotency key is taken.
+/// Creates it, however many the account has. Else as [`create_within`].
 pub async fn create(store: &Store, agent: NewAgent, idempotency: Option<Idempotency>, audit: Audit) -> Result<Agent> {
+    create_within(store, agent, None, idempotency, audit).await
+}
+
+/// Creates it if the account then has at most `most` agents, however many are created at once.
+///
+/// # Errors
+/// `Conflict::NpubTaken`, `Conflict::NameTaken`, `Conflict::NoAccount`, `Conflict::TooManyAgents`; `Duplicate` when the
+/// idempotency key is taken.
+pub async fn create_within(
+    store: &Store,
+    agent: NewAgent,
+    most: Option<u32>,
+    idempotency: Option<Idempotency>,
+    audit: Audit,
+) -> Result<Agent> {
     let mut draft = Draft::new("create an agent");
     if let Some(idempotency) = idempotency {
         draft.push(idempotency.statement());
@@ -170,7 +184,11 @@ pub async fn create(store: &Store, agent: NewAgent, idempotency: Option<Idempote
             .one_or_conflict(Conflict::NpubTaken),
     );
     draft.push(name_free(agent.account, agent.npub, &agent.name));
+    // Holds the counter's row until the commit: whoever counts after it sees every agent created before.
     draft.next_rev();
+    if let Some(most) = most {
+        draft.push(room_statement(agent.account, most));
+    }
     draft.push(agent.insert_statement()?);
     draft.push(agent.sealed.insert_statement(agent.npub));
     for statement in label_statements(agent.npub, &agent.config) {
@@ -621,6 +639,12 @@ pub(crate) fn state_statements(
     let dropped = store.objects().map(|_| blob::drop_state_statement(npub, at));
     let put = Statement::write(sql, params).one_or_conflict(Conflict::Version);
     dropped.into_iter().chain([put]).chain(state.blob.keep_statement(npub)).collect()
+}
+
+/// Whether the account has fewer agents than it may. To be read behind the counter of revisions.
+fn room_statement(account: AccountId, most: u32) -> Statement {
+    let sql = "SELECT 1 WHERE (SELECT COUNT(*) FROM agent WHERE account_id = ?1) < ?2";
+    Statement::read(sql, params![account, i64::from(most)]).one_or_conflict(Conflict::TooManyAgents)
 }
 
 fn exists(npub: Npub) -> Statement {

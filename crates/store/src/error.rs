@@ -117,6 +117,8 @@ pub enum Conflict {
     NoWorker,
     #[error("the account does not exist")]
     NoAccount,
+    #[error("the account has as many agents as it may")]
+    TooManyAgents,
     /// It was put so long ago that it is being deleted: seal and put it again.
     #[error("the blob was put too long ago and is gone")]
     BlobGone,

@@ -123,6 +123,24 @@ async fn a_retry_gets_the_first_answer(world: World) {
     assert_eq!(idempotency::purge(store, NOW.plus_ms(10), 100).await.unwrap(), 1);
 }
 
+async fn an_account_never_has_more_agents_than_it_may(world: World) {
+    let store = &world.store;
+    // Alice and Bob are there; eight come at once, three fit.
+    let create = |n: u8| {
+        let new = new_agent(Npub::from_bytes([n; 32]), &format!("agent{n}"));
+        agent::create_within(store, new, Some(5), None, audit("agent.create"))
+    };
+    let all = tokio::join!(create(1), create(2), create(3), create(4), create(5), create(6), create(7), create(8));
+    let all = [all.0, all.1, all.2, all.3, all.4, all.5, all.6, all.7];
+    assert_eq!(all.iter().filter(|made| made.is_ok()).count(), 3);
+    for refused in all.into_iter().filter(|made| made.is_err()) {
+        assert_eq!(conflict(refused), Conflict::TooManyAgents);
+    }
+    assert_eq!(agent::count(store, account_id()).await.unwrap(), 5);
+    agent::create(store, new_agent(CAROL, "carol"), None, audit("agent.create")).await.unwrap();
+    assert_eq!(actions(&world).await.len(), 7, "the refused left no audit row");
+}
+
 async fn tokens_and_single_use(world: World) {
     let store = &world.store;
     let token = Token {
@@ -281,6 +299,7 @@ suite::suite!(
     agents_are_found_by_their_account_alone,
     deleting_leaves_nothing_but_the_audit,
     a_retry_gets_the_first_answer,
+    an_account_never_has_more_agents_than_it_may,
     tokens_and_single_use,
     an_account_is_made_once_and_its_standing_reaches_its_agents,
     wallet_requests_are_bounded_and_answered_once,

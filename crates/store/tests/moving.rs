@@ -88,22 +88,28 @@ async fn who_leaves_takes_everything_along_and_its_worker_is_stale(world: World)
 async fn who_comes_begins_above_every_generation(world: World) {
     let store = &world.store;
     let here = arriving(new_agent(ALICE, "alice"), 0, None);
-    assert_eq!(conflict(agent::arrive(store, here, None, audit("x")).await), Conflict::NpubTaken, "it lives here");
+    assert_eq!(
+        conflict(agent::arrive(store, here, None, None, audit("x")).await),
+        Conflict::NpubTaken,
+        "it lives here"
+    );
     agent::leave(store, ALICE, departure(None, "claim 2"), audit("agent.left")).await.unwrap();
     let mut foreign = arriving(new_agent(ALICE, "alice"), 0, Some("claim 2"));
     foreign.agent.account = AccountId::from_bytes([7; 16]);
-    assert_eq!(conflict(agent::arrive(store, foreign, None, audit("x")).await), Conflict::NoAccount);
+    assert_eq!(conflict(agent::arrive(store, foreign, None, None, audit("x")).await), Conflict::NoAccount);
     let named = arriving(new_agent(ALICE, "bob"), 0, Some("claim 2"));
-    assert_eq!(conflict(agent::arrive(store, named, None, audit("x")).await), Conflict::NameTaken);
+    assert_eq!(conflict(agent::arrive(store, named, None, None, audit("x")).await), Conflict::NameTaken);
     let weighed = arriving(new_agent(ALICE, "alice"), 0, None);
-    assert_eq!(conflict(agent::arrive(store, weighed, None, audit("x")).await), Conflict::Version);
+    assert_eq!(conflict(agent::arrive(store, weighed, None, None, audit("x")).await), Conflict::Version);
 
     let before = agent::get(store, ALICE).await.unwrap().unwrap().generation;
     let back = arriving(new_agent(ALICE, "alice"), 0, Some("claim 2"));
-    let back = agent::arrive(store, back, None, audit("agent.import")).await.unwrap();
+    let back = agent::arrive(store, back, None, None, audit("agent.import")).await.unwrap();
     assert_eq!((back.generation.0, back.moved_to, back.desired), (before.0 + 1, None, Desired::Stopped));
+    let full = arriving(new_agent(CAROL, "carol"), 41, None);
+    assert_eq!(conflict(agent::arrive(store, full, Some(2), None, audit("x")).await), Conflict::TooManyAgents);
     let new = arriving(new_agent(CAROL, "carol"), 41, None);
-    let new = agent::arrive(store, new, None, audit("agent.import")).await.unwrap();
+    let new = agent::arrive(store, new, None, None, audit("agent.import")).await.unwrap();
     assert_eq!((new.generation.0, new.next_tick_at, new.account), (42, Some(NOW), account_id()));
     for npub in [ALICE, CAROL] {
         let state = agent::state(store, npub).await.unwrap().unwrap();

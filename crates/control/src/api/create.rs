@@ -107,7 +107,6 @@ pub async fn create(
     check_claim(&app, &body, now).await?;
     let missing = || Problem::with(Code::ProofInvalid, "send Nexus-Proof, signed by the agent's key");
     proof.ok_or_else(missing)?.verify(&app, &raw.0, &npub, &caller.pubkey).await?;
-    check_quota(&app, &caller).await?;
 
     let answer = Created {
         npub,
@@ -121,10 +120,11 @@ pub async fn create(
     let remembered = key.as_ref().map(|key| key.answered(&app, StatusCode::CREATED, json!(answer).to_string()));
     let audit = caller.audit(now, "agent.create", npub, json!({ "name": body.name }));
     let new = row(body, &caller, now)?;
-    match agent::create(&app.store, new, remembered, audit).await {
+    let most = app.config.max_agents_per_account;
+    match agent::create_within(&app.store, new, most, remembered, audit).await {
         Ok(_) => {}
         Err(StoreError::Duplicate { .. }) => return twin(&app, key).await,
-        Err(error) => return Err(not_created(error)),
+        Err(error) => return Err(not_created(error, most)),
     }
     app.wake_agent(npub);
     let mut response = created(format!("/v1/agents/{npub}"), answer);
@@ -148,10 +148,13 @@ fn refused(error: nexus_seal::api::InvalidCreate) -> Problem {
     Problem::with(code, error.problem).extra("field", error.field)
 }
 
-pub(super) fn not_created(error: StoreError) -> Problem {
-    match error.conflict() {
-        Some(Conflict::NpubTaken) => Problem::new(Code::AgentExists),
-        Some(Conflict::NameTaken) => Problem::new(Code::NameTaken),
+pub(super) fn not_created(error: StoreError, most: Option<u32>) -> Problem {
+    match (error.conflict(), most) {
+        (Some(Conflict::NpubTaken), _) => Problem::new(Code::AgentExists),
+        (Some(Conflict::NameTaken), _) => Problem::new(Code::NameTaken),
+        (Some(Conflict::TooManyAgents), Some(most)) => {
+            Problem::with(Code::QuotaExceeded, format!("this account may have {most} agents")).extra("limit", most)
+        }
         _ => error.into(),
     }
 }
@@ -213,14 +216,6 @@ pub(super) async fn names_this_host(app: &Shared, event: &Event, agent: &Npub, n
         Some(own) if own != *runner => Err(bad(format!("it names another runner; this host's is {own}"))),
         Some(_) | None => Ok(claim),
     }
-}
-
-pub(super) async fn check_quota(app: &Shared, caller: &Caller) -> Answer<()> {
-    let Some(most) = app.config.max_agents_per_account else { return Ok(()) };
-    let count = agent::count(&app.store, caller.id()).await?;
-    let full =
-        || Problem::with(Code::QuotaExceeded, format!("this account may have {most} agents")).extra("limit", most);
-    if count < u64::from(most) { Ok(()) } else { Err(full()) }
 }
 
 fn attended(body: &CreateAgent) -> bool {

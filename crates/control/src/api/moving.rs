@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::create::{WrapBody, check_policy, check_quota, names_this_host, not_created, twin, wrap};
+use super::create::{WrapBody, check_policy, names_this_host, not_created, twin, wrap};
 use super::status::ReasonView;
 use super::{Answer, created};
 use crate::app::Shared;
@@ -183,7 +183,6 @@ pub async fn import(
     wins(&claim, &verified, known.as_ref())?;
     let missing = || Problem::with(Code::ProofInvalid, "send Nexus-Proof, signed by the agent's key");
     proof.ok_or_else(missing)?.verify(&app, &raw.0, &npub, &caller.pubkey).await?;
-    check_quota(&app, &caller).await?;
 
     let name = body.name.clone().unwrap_or_else(|| verified.backup.name.clone());
     let answer = Imported {
@@ -197,10 +196,11 @@ pub async fn import(
     let detail = json!({ "name": name, "epoch": claim.epoch, "from_epoch": verified.backup.epoch });
     let audit = caller.audit(now, "agent.import", npub, detail);
     let arrival = arrival(body, verified, name, &caller, sealed.claim, now)?;
-    match agent::arrive(&app.store, arrival, remembered, audit).await {
+    let most = app.config.max_agents_per_account;
+    match agent::arrive(&app.store, arrival, most, remembered, audit).await {
         Ok(_) => {}
         Err(StoreError::Duplicate { .. }) => return twin(&app, key).await,
-        Err(error) => return Err(not_created(error)),
+        Err(error) => return Err(not_created(error, most)),
     }
     app.wake_agent(npub);
     let mut response = created(format!("/v1/agents/{npub}"), answer);

@@ -6,7 +6,9 @@ use nexus_core::budget::Window;
 use nexus_core::state::WindowSpend;
 use nexus_core::{Generation, Npub, UnixMs, WorkerId};
 
-use super::{Agent, NewAgent, get, label_statements, name_free, no_agent, state_statements, write_and_read};
+use super::{
+    Agent, NewAgent, get, label_statements, name_free, no_agent, room_statement, state_statements, write_and_read,
+};
 use crate::batch::{Lock, params};
 use crate::draft::{Draft, rev};
 use crate::idempotency::Idempotency;
@@ -136,12 +138,19 @@ fn claim_statement(npub: Npub, held: Option<String>, claim: String) -> Statement
 }
 
 /// Takes an agent in, stopped, at the generation after the higher of the backup's and the stored one. One that has moved
-/// away from here comes back to its row, with its history; whatever else is stored of it is replaced by the backup.
+/// away from here comes back to its row, with its history; whatever else is stored of it is replaced by the backup. A new
+/// one needs room: the account then has at most `most` agents.
 ///
 /// # Errors
 /// `Conflict::NpubTaken` when it lives here, or is another account's; `Conflict::NameTaken`; `Conflict::NoAccount`;
-/// `Conflict::Version` when another claim was kept meanwhile; `Duplicate` when the idempotency key is taken.
-pub async fn arrive(store: &Store, arrival: Arrival, idempotency: Option<Idempotency>, audit: Audit) -> Result<Agent> {
+/// `Conflict::TooManyAgents`; `Conflict::Version` when another claim was kept meanwhile; `Duplicate` when the idempotency key is taken.
+pub async fn arrive(
+    store: &Store,
+    arrival: Arrival,
+    most: Option<u32>,
+    idempotency: Option<Idempotency>,
+    audit: Audit,
+) -> Result<Agent> {
     let (npub, mut draft) = (arrival.agent.npub, Draft::new("take an agent in"));
     if let Some(idempotency) = idempotency {
         draft.push(idempotency.statement());
@@ -156,7 +165,12 @@ pub async fn arrive(store: &Store, arrival: Arrival, idempotency: Option<Idempot
     let generation = Generation(highest.max(0).saturating_add(1));
     draft.next_rev();
     match &stored {
-        None => new_statements(&mut draft, &arrival)?,
+        None => {
+            if let Some(most) = most {
+                draft.push(room_statement(arrival.agent.account, most));
+            }
+            new_statements(&mut draft, &arrival)?;
+        }
         Some(stored) => back_statements(store, &mut draft, &arrival, stored.generation)?,
     }
     draft.push(Statement::write(

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::common::{
-    ALICE, BOB, Kind, NOW, World, account_id, audit, bytes, config, new_payment, new_worker, sql, started, tick_id,
-    worker_id,
+    ALICE, BOB, Kind, NOW, World, account_id, audit, bytes, config, new_agent, new_payment, new_worker, sql, started,
+    tick_id, worker_id,
 };
 use crate::second::{COMMIT, Second, patient, until_waiting};
 use nexus_core::budget::{Counter, Window};
@@ -517,4 +517,23 @@ async fn many_agents_are_locked_in_one_order() {
         held.await.unwrap().unwrap();
         changing.await.unwrap().unwrap();
     }
+}
+
+/// Two control planes create the last agent of an account: the second waits for the first, and then counts it.
+#[tokio::test]
+async fn the_last_place_of_an_account_is_given_once() {
+    let world = world().await;
+    let second = Second::of(&world).await;
+    let create = |store: &Store, n: u8| {
+        let (store, new) = (store.clone(), new_agent(Npub::from_bytes([n; 32]), &format!("agent{n}")));
+        async move { agent::create_within(&store, new, Some(3), None, audit("agent.create")).await }
+    };
+    let first = second.hold(create(&second.store, 1)).await;
+    let late = tokio::spawn(create(&world.store, 2));
+    waits(&world, &late).await;
+    second.release();
+    first.await.unwrap().unwrap();
+    let refused = late.await.unwrap().unwrap_err();
+    assert_eq!(refused.conflict(), Some(&Conflict::TooManyAgents));
+    assert_eq!(agent::count(&world.store, account_id()).await.unwrap(), 3);
 }
