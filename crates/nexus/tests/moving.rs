@@ -9,9 +9,30 @@ use std::collections::BTreeMap;
 use common::{Friend, Place, eventually, hex_of};
 use serde_json::Value;
 
-/// Points of a paid tick at which the agent is moved away. The old host goes on from there, seconds later.
-const POINTS: [&str; 6] =
-    ["after:append:published", "before:dispatch", "after:dispatch", "after:append:paid", "before:act", "before:commit"];
+/// Every effect of a paid tick, before and after it and its record: where the agent is moved away. The old host goes on from
+/// there, seconds later.
+const POINTS: [&str; 20] = [
+    "after:append:began",
+    "after:append:requested",
+    "before:publish_request",
+    "after:append:published",
+    "before:await_offer",
+    "after:append:invoiced",
+    "after:await_offer",
+    "before:pay",
+    "after:append:paying",
+    "before:dispatch",
+    "after:dispatch",
+    "after:append:paid",
+    "after:pay",
+    "before:await_result",
+    "after:append:answered",
+    "after:append:decided",
+    "before:act",
+    "after:append:acted",
+    "before:commit",
+    "after:commit",
+];
 
 fn completed(place: &Place) -> usize {
     place.ticks("ada").iter().filter(|tick| tick["status"] == "completed").count()
@@ -235,12 +256,27 @@ fn moved_at(point: &str) {
     drop((host, there));
 }
 
-#[test]
-fn moved_in_the_middle_of_a_tick_before_it_is_paid() {
-    POINTS.iter().take(3).for_each(|point| moved_at(point));
+/// A quarter of the points in each of four tests, so that they run side by side.
+fn moved_at_every_fourth(first: usize) {
+    POINTS.iter().skip(first).step_by(4).for_each(|point| moved_at(point));
 }
 
 #[test]
-fn moved_in_the_middle_of_a_paid_tick() {
-    POINTS.iter().skip(3).for_each(|point| moved_at(point));
+fn moved_in_the_middle_of_a_paid_tick_at_every_first_point_of_four() {
+    moved_at_every_fourth(0);
+}
+
+#[test]
+fn moved_in_the_middle_of_a_paid_tick_at_every_second_point_of_four() {
+    moved_at_every_fourth(1);
+}
+
+#[test]
+fn moved_in_the_middle_of_a_paid_tick_at_every_third_point_of_four() {
+    moved_at_every_fourth(2);
+}
+
+#[test]
+fn moved_in_the_middle_of_a_paid_tick_at_every_last_point_of_four() {
+    moved_at_every_fourth(3);
 }
