@@ -12,6 +12,7 @@ pub mod create;
 pub mod error;
 pub mod events;
 pub mod file;
+pub mod manifest;
 pub mod moving;
 pub mod owner;
 pub mod policy;

@@ -71,13 +71,10 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
             command::fleet::agents(&global, output, &args).await
         }
         Command::Fleet { command: None } => command::fleet::run(&global, output).await,
-        Command::Fleet { command: Some(FleetCommand::Apply(_)) } => {
-            command::not_yet("fleet apply", "`nexus agent create` makes agents one by one")
-        }
         Command::Backup(_) => command::not_yet("backup", "stop the host and copy its data directory"),
         Command::Restore(_) => command::not_yet("restore", "nothing else restores a database safely"),
         Command::Hosting(_) => command::not_yet("hosting", "until hosting is charged for, every account is paid"),
-        Command::Apply(_) => command::not_yet("apply", "`nexus agent create` makes agents one by one"),
+        Command::Apply(args) => command::apply::run(&args, &global, output).await,
         Command::Sim(args) => command::sim::run(args, output).await,
     }
 }

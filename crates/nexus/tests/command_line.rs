@@ -86,7 +86,7 @@ fn exit_codes_say_what_happened() {
     assert!(home.expect("agent list", 2).contains("nexus dev"), "no context must say how to get one");
     assert!(home.expect("agent list --context gone", 3).contains("nexus context list"));
     for (line, name) in
-        [("agent wallet a", "nexus agent wallet"), ("hosting plans", "nexus hosting"), ("apply -f x", "nexus apply")]
+        [("agent wallet a", "nexus agent wallet"), ("hosting plans", "nexus hosting"), ("backup x", "nexus backup")]
     {
         let config = home.path("config/contexts");
         if !config.exists() {

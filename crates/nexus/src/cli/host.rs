@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Rest;
-
 #[derive(Debug, Args)]
 pub struct DevArgs {
     /// Where everything is kept; the platform's data directory by default
@@ -158,9 +156,6 @@ pub enum PoolCommand {
 pub enum FleetCommand {
     /// Agents that should run and do not, and what each waits for
     Agents(ParkedArgs),
-    /// Bring many agents to what a manifest says (not yet)
-    #[command(hide = true)]
-    Apply(Rest),
 }
 
 #[derive(Debug, Args)]

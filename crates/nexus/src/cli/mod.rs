@@ -123,11 +123,26 @@ pub enum Command {
     /// Hosting plans, status and invoices (not yet)
     #[command(hide = true)]
     Hosting(Rest),
-    /// Bring many agents to what a manifest says (not yet)
-    #[command(hide = true)]
-    Apply(Rest),
+    /// Bring many agents to what a manifest says: shows the plan, then does it
+    Apply(ApplyArgs),
     /// Run control and worker code in a world that a seed decides, and check what must hold
     Sim(SimArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ApplyArgs {
+    /// The manifest (TOML); `-` for standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Show what would be done, and do nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub plan: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// File with the passphrase for the mnemonics of new agents
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
 }
 
 /// Whatever follows a command that is planned and not there yet.
@@ -193,8 +208,8 @@ mod tests {
             "agent deny bob 12",
             "agent trajectory bob t",
             "hosting plans",
-            "fleet apply -f x.toml",
-            "apply -f x",
+            "apply -f x --yes",
+            "apply -f x --plan",
             "control --api-port 0 --allow-development",
             "pool",
             "pool create --dir d",

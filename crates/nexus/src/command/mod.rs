@@ -1,6 +1,7 @@
 //! What the owner's commands do.
 
 pub mod agent;
+pub mod apply;
 pub mod completions;
 pub mod config;
 pub mod context;

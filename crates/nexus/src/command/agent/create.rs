@@ -24,7 +24,7 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         CustodyArg::Sealed | CustodyArg::Attended | CustodyArg::Bunker => {}
         CustodyArg::Threshold => return not_yet("agent create --custody threshold", "use --custody sealed"),
     }
-    let (passphrase, generated) = passphrase(session, &args)?;
+    let (passphrase, generated) = passphrase(session, args.passphrase_file.as_deref())?;
     let mut draft = draft(&args, passphrase.clone())?;
     draft.check()?;
     let custody = draft.custody;
@@ -88,7 +88,7 @@ pub(super) async fn bunker(
 }
 
 /// The host's pool, followed along the pin, which is kept.
-pub(super) async fn pinned_pool(session: &Session) -> Result<(Offer, SignedPool), Error> {
+pub async fn pinned_pool(session: &Session) -> Result<(Offer, SignedPool), Error> {
     let offer = pool::fetch(&session.api).await?;
     let signed = offer.verify(session.context.pool.as_ref(), None, session.clock.now())?;
     if session.context.pool.is_none() {
@@ -99,7 +99,7 @@ pub(super) async fn pinned_pool(session: &Session) -> Result<(Offer, SignedPool)
 }
 
 /// The owner's own copy of the mnemonic's envelope, which is on the host too.
-pub(super) fn keep_envelope(session: &Session, npub: &Npub, envelope: &str) -> Result<PathBuf, Error> {
+pub fn keep_envelope(session: &Session, npub: &Npub, envelope: &str) -> Result<PathBuf, Error> {
     let path = session.contexts.dir().join("agents").join(format!("{npub}.age"));
     file::write_private(&path, envelope.as_bytes())?;
     Ok(path)
@@ -117,13 +117,13 @@ pub fn keep_pin(session: &Session, signed: &SignedPool) -> Result<(), Error> {
 }
 
 /// The envelope's passphrase, and whether it was generated here and must be shown.
-fn passphrase(session: &Session, args: &CreateArgs) -> Result<(Passphrase, bool), Error> {
+pub fn passphrase(session: &Session, from: Option<&Path>) -> Result<(Passphrase, bool), Error> {
     let own = |text: &str| {
         Passphrase::own(text).map_err(|error| {
             Error::Usage(format!("{error}\n  next: choose another passphrase, or leave it empty for a generated one"))
         })
     };
-    match &args.passphrase_file {
+    match from {
         Some(path) => Ok((own(&file::read_secret(path)?)?, false)),
         None if prompt::terminal() => match prompt::new_secret("passphrase for the agent's mnemonic")? {
             Some(text) => Ok((own(&text)?, false)),

@@ -41,7 +41,7 @@ pub async fn run(session: &Session, state: Option<&str>, label: Option<&str>) ->
     Ok(())
 }
 
-async fn all(session: &Session, state: Option<&str>, label: Option<&str>) -> Result<Vec<Value>, Error> {
+pub async fn all(session: &Session, state: Option<&str>, label: Option<&str>) -> Result<Vec<Value>, Error> {
     let mut agents = Vec::new();
     let mut after = None;
     for _ in 0..MAX_PAGES {

@@ -3,10 +3,10 @@
 mod approval;
 mod change;
 mod command;
-mod create;
+pub(super) mod create;
 mod events;
 mod fund;
-mod list;
+pub(super) mod list;
 mod moving;
 mod policy;
 mod run;
