@@ -68,6 +68,17 @@ fn a_living_agent() {
     let balance = place.status("ada")["balance_sats"].as_u64().unwrap();
     assert!(balance < 10_000, "{balance}");
 
+    // What it heard and decided is read by its owner, and is nowhere in clear.
+    let thought = eventually(20, || place.ticks("ada").into_iter().find(|tick| tick["trigger"] == "mention"));
+    let id = thought.unwrap()["id"].as_str().unwrap().to_owned();
+    assert!(!place.ok(&["agent", "ticks", "ada", "--id", &id]).to_string().contains("how are you"));
+    let opened = place.ok(&["agent", "trajectory", "ada", &id]);
+    assert_eq!(opened["trajectory"]["messages"][0]["text"], "Hello there, how are you?", "{opened}");
+    assert!(!opened["trajectory"]["actions"].as_array().unwrap().is_empty(), "{opened}");
+    assert_eq!(opened["tick"]["status"], "completed", "{opened}");
+    assert!(place.ok(&["agent", "trajectory", "ada"])["trajectory"]["tick_id"].is_string());
+    assert_eq!(place.run(&["agent", "trajectory", "ada", "01a207b8-8c1c-7ebe-8605-2f0935ce7458"]).0, 3);
+
     // Events: no gap, and the chain verifies.
     let events = place.events("ada");
     let seqs: Vec<i64> = events.iter().filter_map(|event| event["seq"].as_i64()).collect();

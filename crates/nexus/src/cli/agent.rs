@@ -71,9 +71,8 @@ pub enum AgentCommand {
     Export(ExportArgs),
     /// Take an agent in from its backup, and tell its old host
     Import(ImportArgs),
-    /// Its thoughts during one tick (not yet)
-    #[command(hide = true)]
-    Trajectory(Rest),
+    /// What it heard and decided in one tick, opened with your key
+    Trajectory(TrajectoryArgs),
 }
 
 #[derive(Debug, Args)]
@@ -186,6 +185,14 @@ pub struct TicksArgs {
     /// Show this tick with its steps
     #[arg(long, value_name = "TICK")]
     pub id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct TrajectoryArgs {
+    /// Name or npub
+    pub agent: String,
+    /// The tick; the last one that thought without
+    pub tick: Option<String>,
 }
 
 #[derive(Debug, Args)]

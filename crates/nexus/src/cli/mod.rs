@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
     AcceptArgs, AgentCommand, AnswerArgs, ApprovalsArgs, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs,
-    ExportArgs, FundArgs, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, UnlockArgs, WithdrawArgs,
+    ExportArgs, FundArgs, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, TrajectoryArgs, UnlockArgs,
+    WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,

@@ -12,6 +12,7 @@ mod policy;
 mod run;
 mod status;
 mod ticks;
+mod trajectory;
 mod unlock;
 
 use nexus_core::approval::Answer;
@@ -48,7 +49,8 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Import(args) => moving::import(&session, &args).await,
         AgentCommand::Withdraw(args) => command::withdraw(&session, &args).await,
         AgentCommand::AcceptRollback(args) => command::accept_rollback(&session, &args).await,
-        AgentCommand::Wallet(_) | AgentCommand::Trajectory(_) => Ok(()),
+        AgentCommand::Trajectory(args) => trajectory::run(&session, &args).await,
+        AgentCommand::Wallet(_) => Ok(()),
     }
 }
 
@@ -56,7 +58,6 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
 const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
     match command {
         AgentCommand::Wallet(_) => Some(("wallet", "agents use the development network's wallet")),
-        AgentCommand::Trajectory(_) => Some(("trajectory", "`nexus agent ticks A --id TICK` shows a tick's steps")),
         AgentCommand::Create(_)
         | AgentCommand::List { .. }
         | AgentCommand::Status { .. }
@@ -77,6 +78,7 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Refuse(_)
         | AgentCommand::Delete(_)
         | AgentCommand::Withdraw(_)
-        | AgentCommand::AcceptRollback(_) => None,
+        | AgentCommand::AcceptRollback(_)
+        | AgentCommand::Trajectory(_) => None,
     }
 }
