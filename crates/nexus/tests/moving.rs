@@ -210,6 +210,39 @@ fn a_changed_byte_is_refused_with_what_is_wrong() {
     drop(host);
 }
 
+/// The old host was not told, and comes back with the agent's key and plans: the agent's own claim on a relay of its tells.
+#[test]
+fn a_host_that_comes_back_finds_that_its_agent_lives_elsewhere() {
+    let old = Place::new();
+    let host = old.start(&[]);
+    let npub = old.agent("ada", &["--heartbeat", "1d"]);
+    ticked(&old, 1);
+    let new = Place::beside(&old);
+    let there = new.start(&[]);
+    old.ok(&["agent", "set", "ada", "--relay", &new.relay()]);
+    let file = new.path("ada.backup");
+    let file = file.to_str().unwrap();
+    old.ok(&["agent", "export", "ada", "--out", file]);
+    host.kill();
+    let keys = keys_of(&old);
+    let (code, _, errors) = import(&new, file, &["--old-host-is-gone"]);
+    assert_eq!(code, 0, "{errors}");
+    new.ok(&["agent", "tick", "ada"]);
+    ticked(&new, 1);
+
+    let (ticks, events) = (number(&old, "SELECT COUNT(*) FROM tick"), number(&old, "SELECT event_seq FROM agent"));
+    let host = old.start(&[]);
+    // Whatever opens it there: here somebody who still writes to the old address.
+    let friend = Friend::new(&old.relay());
+    friend.send(1, &hex_of(&npub), "Are you still there?");
+    let left = eventually(30, || old.run(&["agent", "status", &npub]).2.contains("[moved]").then_some(()));
+    assert!(left.is_some(), "{}", old.status(&npub));
+    holds_nothing(&old, &new, &keys, &npub);
+    assert_eq!(number(&old, "SELECT COUNT(*) FROM tick"), ticks, "it thought no more");
+    assert_eq!(number(&old, "SELECT event_seq FROM agent"), events);
+    drop((host, there));
+}
+
 /// The agent is moved while the old host stands at `point`, which then goes on.
 fn moved_at(point: &str) {
     let old = Place::new();

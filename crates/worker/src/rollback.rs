@@ -1,17 +1,22 @@
-//! At placement: whether the stored state is the newest that the agent ever had, by its own public word.
+//! At placement: whether the stored state is the newest that the agent ever had, and whether it lives here, by its own
+//! public word.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use nexus_bus::Wake;
 use nexus_core::rollback::{Accepted, Mark, Rollback, Standing, compare};
 use nexus_nostr::event::{npub, public_key};
 use nexus_nostr::kinds;
 use nexus_nostr::relay_pool::Interest;
 use nexus_nostr::state::read_anchor;
-use nexus_seal::OwnerCommand;
+use nexus_seal::claim::{CLAIM_KIND, Weighed, verify_claim, weigh};
 use nexus_seal::rollback::{ASK_ACCEPT, ASK_ROLLBACK, Offered, path};
-use nexus_store::agent::Agent;
+use nexus_seal::{OwnerCommand, Signer};
+use nexus_store::agent::{self, Agent, Departure};
 use nexus_store::wallet_request::{Answer, WalletRequest};
-use nostr::event::Kind;
+use nexus_store::{Audit, Conflict};
+use nostr::event::{Event, Kind};
 use nostr::filter::Filter;
 
 use crate::error::TurnError;
@@ -22,8 +27,8 @@ use crate::wallet::say;
 
 /// How long relays are asked for anchors, once for each placement.
 const LOOKUP: Duration = Duration::from_millis(1_500);
-/// Anchors looked at: one for each relay is usual.
-const MAX_ANCHORS: usize = 16;
+/// Anchors, and claims, looked at: one for each relay is usual.
+const MAX_EVENTS: usize = 16;
 
 /// What speaks against a stored state: the anchors that relays have, and what follows from them.
 #[derive(Debug, Clone)]
@@ -33,29 +38,82 @@ pub(crate) struct Found {
     anchors: Vec<Mark>,
 }
 
-/// Compares what is stored with the agent's anchors, until it was found in order once at this placement.
-pub(crate) async fn look(host: &Host, agent: &Agent, stored: Option<Mark>) -> Option<Found> {
+/// Compares what is stored with the agent's own public word, once at each placement: its state's anchors, and where it
+/// says that it lives. An agent that lives elsewhere leaves here; nothing of it is carried on.
+pub(crate) async fn look(
+    host: &Host,
+    agent: &Agent,
+    claim: Option<&str>,
+    stored: Option<Mark>,
+) -> Result<Option<Found>, TurnError> {
     if host.attended().is_anchored(&agent.npub, agent.generation) {
-        return None;
+        return Ok(None);
     }
-    let anchors = anchors(host, agent).await;
-    match compare(stored, &anchors, None) {
+    let word = public_word(host, agent).await;
+    if let Some(departure) = elsewhere(host, agent, claim, &word) {
+        return Err(leave(host, agent, departure).await?);
+    }
+    let marks = word.iter().filter_map(|event| read_anchor(event).ok());
+    let marks = marks.map(|anchor| Mark { version: anchor.version, digest: anchor.digest });
+    let anchors: Vec<Mark> = marks.take(MAX_EVENTS).collect();
+    Ok(match compare(stored, &anchors, None) {
         Ok(Standing::Unanchored | Standing::Anchored | Standing::Ahead { .. } | Standing::Accepted) => {
             host.attended().note_anchored(agent.npub, agent.generation);
             None
         }
         Err(rollback) => Some(Found { rollback, stored, anchors }),
+    })
+}
+
+/// The agent's own anchors and claims, as its relays have them. Events that come out of relays here were verified.
+async fn public_word(host: &Host, agent: &Agent) -> Vec<Arc<Event>> {
+    let of = |kind: u16, name: &str| {
+        let filter = Filter::new().kind(Kind::from_u16(kind)).author(public_key(&agent.npub));
+        filter.identifier(name).limit(MAX_EVENTS)
+    };
+    let filters = vec![of(kinds::STATE, "state"), of(CLAIM_KIND, "host")];
+    let interest = Interest { relays: relays(host, agent), filters, auth: Vec::new() };
+    let mut events = host.relays.fetch(interest, LOOKUP).await;
+    events.retain(|event| npub(&event.pubkey) == agent.npub);
+    events
+}
+
+/// The claim that wins over what this host holds and names another.
+fn elsewhere(host: &Host, agent: &Agent, held: Option<&str>, word: &[Arc<Event>]) -> Option<Departure> {
+    let own = host.runner.get()?.public_key();
+    let read = |event: &Event| verify_claim(event, &agent.npub, host.now()).ok();
+    let known = held.and_then(|text| serde_json::from_str::<Event>(text).ok()).and_then(|event| read(&event));
+    let claims = word.iter().filter_map(|event| Some((event, read(event)?)));
+    let (event, newest) = claims.reduce(|best, next| if next.1.supersedes(&best.1) { next } else { best })?;
+    match weigh(known.as_ref(), &newest, &own) {
+        Weighed::Fenced { url, .. } => {
+            let claim = serde_json::to_string(&**event).ok()?;
+            Some(Departure { url, claim, held: held.map(str::to_owned) })
+        }
+        Weighed::Known | Weighed::Stale | Weighed::Ours => None,
     }
 }
 
-/// Events that come out of relays here were verified; these are the agent's own.
-async fn anchors(host: &Host, agent: &Agent) -> Vec<Mark> {
-    let filter = Filter::new().kind(Kind::from_u16(kinds::STATE)).author(public_key(&agent.npub)).identifier("state");
-    let interest = Interest { relays: relays(host, agent), filters: vec![filter.limit(MAX_ANCHORS)], auth: Vec::new() };
-    let events = host.relays.fetch(interest, LOOKUP).await;
-    let own = events.iter().filter(|event| npub(&event.pubkey) == agent.npub);
-    let marks = own.filter_map(|event| read_anchor(event).ok());
-    marks.take(MAX_ANCHORS).map(|anchor| Mark { version: anchor.version, digest: anchor.digest }).collect()
+/// Fences the agent here: its keys are deleted, and this turn is over.
+async fn leave(host: &Host, agent: &Agent, departure: Departure) -> Result<TurnError, TurnError> {
+    let url = departure.url.clone();
+    let audit = Audit {
+        at: host.now(),
+        account: Some(agent.account),
+        actor: agent.npub.to_string(),
+        action: "agent.left".to_owned(),
+        target: agent.npub.to_string(),
+        detail: serde_json::json!({ "url": url, "found": "relay" }).to_string(),
+    };
+    match agent::leave(&host.store, agent.npub, departure, audit).await {
+        Ok(()) => {}
+        // Another claim was kept meanwhile: it is weighed in the next turn.
+        Err(error) if error.conflict() == Some(&Conflict::Version) => return Ok(TurnError::Interrupted),
+        Err(error) => return Err(error.into()),
+    }
+    tracing::warn!(npub = %agent.npub.short(), url, "its own claim on a relay says that it lives elsewhere; it leaves");
+    host.bus.publish(Wake::Agent { npub: agent.npub });
+    Ok(TurnError::Stale)
 }
 
 /// Answers an owner who asks what stands against what, or accepts it; gives back what others answer.

@@ -61,7 +61,7 @@ pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnErr
     let sealed = agent::sealed(&host.store, npub).await?.ok_or(TurnError::Stale)?;
     let secrets = secrets::of(host, agent, &sealed).await?;
     let (keys, state, stored) = open_state(host, agent, &secrets).await?;
-    let rollback = rollback::look(host, agent, stored).await;
+    let rollback = rollback::look(host, agent, sealed.claim.as_deref(), stored).await?;
     let (policy, policy_digest) = open_policy(sealed.policy.as_ref().map(|p| p.event.as_str()), &secrets, &state);
     let mut opened = Opened {
         npub,
