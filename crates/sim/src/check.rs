@@ -101,6 +101,7 @@ pub async fn all(world: &World) -> Result<(), StoreError> {
         crate::approvals::check(world, owned).await?;
     }
     jobs(world);
+    crate::withdrawals::count(world);
     Ok(())
 }
 

@@ -27,6 +27,8 @@ pub const TOO_LATE: &str = "owner answers too late";
 pub const ANSWERS: &str = "owner's answer";
 pub const EXECUTED: &str = "approved action carried out";
 pub const FUNDED: &str = "agent funded";
+pub const WITHDRAWAL: &str = "owner withdraws";
+pub const WITHDRAWN: &str = "sats withdrawn";
 pub const DRAINED: &str = "process asked to stop";
 pub const REGION_BACK: &str = "region back";
 pub const AWAY: &str = "agent away from home";
@@ -37,7 +39,7 @@ pub const ANSWERED: &str = "note answered";
 pub const ANSWERED_DM: &str = "direct message answered";
 
 const ACCIDENTS: [&str; 5] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST];
-const OPERATIONS: [&str; 24] = [
+const OPERATIONS: [&str; 26] = [
     ANSWERS,
     WEEK,
     ASKED,
@@ -54,6 +56,8 @@ const OPERATIONS: [&str; 24] = [
     STARTED,
     POLICY,
     FUNDED,
+    WITHDRAWAL,
+    WITHDRAWN,
     DRAINED,
     REGION_BACK,
     AWAY,

@@ -25,6 +25,7 @@ mod run;
 mod shelves;
 mod trace;
 mod wallet;
+mod withdrawals;
 mod witness;
 mod world;
 

@@ -132,7 +132,7 @@ impl Front {
         }
     }
 
-    /// Starts, stops and changes policies until the trouble is over.
+    /// Starts, stops, funds, empties and changes policies until the trouble is over.
     pub async fn own(&self) {
         let mut version = 1;
         loop {
@@ -142,7 +142,8 @@ impl Front {
             }
             let index = usize::try_from(self.dice.next() % 64).unwrap_or(0) % self.world.agents.len();
             let npub = self.world.agents[index].npub;
-            match self.dice.between(0, 4) {
+            match self.dice.between(0, 5) {
+                5 => self.withdraw(npub).await,
                 4 => self.fund(npub, Duration::from_secs(15)).await,
                 0 | 1 => {
                     self.wish(npub, Desired::Stopped, self.dice.chance(500)).await;

@@ -40,6 +40,8 @@ pub struct Seen {
     pub answers: BTreeMap<(Npub, Hash32), BTreeSet<Hash32>>,
     /// Names for ids, so that a trace does not show them.
     pub names: BTreeMap<Hash32, String>,
+    /// Invoices of owners who take sats out.
+    pub withdrawals: BTreeSet<Hash32>,
     /// Who placed agents last.
     pub reconciler: Option<String>,
     /// Agents last seen away from home, and the generation that each was last seen at.
