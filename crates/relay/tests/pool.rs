@@ -53,7 +53,7 @@ async fn each_relay_answers_for_itself() {
     assert!(matches!(&reports[3].outcome, Err(PublishError::NotAllowed(_))));
     let again = pool.publish(&event, &relays[..1], SOON).await;
     assert_eq!(again[0].outcome, Ok(()), "a relay that has it is fine");
-    let found = pool.fetch(interest(&relays, Filter::new().kind(Kind::TextNote)), SOON).await;
+    let found = pool.fetch(interest(&relays, Filter::new().kind(Kind::TextNote)), SOON).await.events;
     assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), [event.id]);
     pool.shutdown().await;
 }
@@ -100,7 +100,7 @@ async fn it_proves_who_reads_where_a_relay_asks() {
     // Pools of their own: what one key proved on a connection, all of its subscriptions may use.
     let pool = self::pool(PoolConfig::default());
     let theirs = Interest { auth: auth(&stranger), ..wraps() };
-    assert!(pool.fetch(theirs, Duration::from_secs(1)).await.is_empty());
+    assert!(pool.fetch(theirs, Duration::from_secs(1)).await.events.is_empty());
     pool.shutdown().await;
     let pool = self::pool(PoolConfig::default());
     let mut nobody = pool.subscribe(wraps());

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use nexus_core::{Hash32, Npub};
-use nexus_nostr::relay_pool::{Interest, PublishError};
+use nexus_nostr::relay_pool::{Fetched, Interest, PublishError};
 use nexus_nostr::{Published, event, gift_wrap, kinds};
 use nexus_seal::Signer;
 use nexus_store::publication;
@@ -159,7 +159,7 @@ impl Relays for SimRelays {
         .boxed()
     }
 
-    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Vec<Arc<Event>>> {
+    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Fetched> {
         async move {
             self.process.pass().await;
             lag(&self.world, &self.dice, 30).await;
@@ -168,7 +168,12 @@ impl Relays for SimRelays {
                 tokio::time::sleep(limit).await;
             }
             self.process.pass().await;
-            if lost { Vec::new() } else { self.world.shelves.stored(&interest.relays, &interest.filters) }
+            let asked = interest.relays.len();
+            if lost {
+                return Fetched { asked, ..Fetched::default() };
+            }
+            let events = self.world.shelves.stored(&interest.relays, &interest.filters);
+            Fetched { events, answered: asked, asked }
         }
         .boxed()
     }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use nexus_core::{Generation, Hash32, Npub, UnixMs};
+use nexus_core::{Generation, Hash32, MonoMs, Npub, UnixMs};
 use nexus_seal::OwnerCommand;
 use nexus_seal::command::COMMAND_SECS;
 use nexus_seal::unlock::{self, Offered, Unlock};
@@ -27,8 +27,9 @@ const MAX_USED: usize = 64;
 #[derive(Default)]
 pub(crate) struct Attended {
     seats: HashMap<Npub, Seat>,
-    /// Placements at which the state was found to be in order once, whatever relays say later.
-    anchored: HashMap<Npub, Generation>,
+    /// Placements at which the state was found to be in order, and until when that is believed: for good once all relays
+    /// were heard, whatever they say later.
+    anchored: HashMap<Npub, (Generation, Option<MonoMs>)>,
 }
 
 struct Seat {
@@ -60,12 +61,13 @@ impl Attended {
     }
 
     /// Whether the state was compared with the agent's public word at this very placement.
-    pub fn is_anchored(&self, npub: &Npub, generation: Generation) -> bool {
-        self.anchored.get(npub) == Some(&generation)
+    pub fn is_anchored(&self, npub: &Npub, generation: Generation, now: MonoMs) -> bool {
+        let known = self.anchored.get(npub).filter(|(at, _)| *at == generation);
+        known.is_some_and(|(_, until)| until.is_none_or(|until| now < until))
     }
 
-    pub fn note_anchored(&mut self, npub: Npub, generation: Generation) {
-        self.anchored.insert(npub, generation);
+    pub fn note_anchored(&mut self, npub: Npub, generation: Generation, until: Option<MonoMs>) {
+        self.anchored.insert(npub, (generation, until));
     }
 
     /// Wipes what is known of an agent.
@@ -199,5 +201,18 @@ mod tests {
         assert!(attended.secrets(&ALICE, Generation(2)).is_none());
         attended.forget(&ALICE);
         assert!(attended.seats.is_empty());
+    }
+
+    #[test]
+    fn what_only_some_relays_confirmed_is_asked_again() {
+        let mut attended = Attended::default();
+        attended.note_anchored(ALICE, Generation(1), Some(MonoMs(100)));
+        assert!(attended.is_anchored(&ALICE, Generation(1), MonoMs(99)));
+        assert!(!attended.is_anchored(&ALICE, Generation(1), MonoMs(100)));
+        attended.note_anchored(ALICE, Generation(1), None);
+        assert!(attended.is_anchored(&ALICE, Generation(1), MonoMs(u64::MAX)));
+        assert!(!attended.is_anchored(&ALICE, Generation(2), MonoMs(0)), "another placement asks for itself");
+        attended.forget(&ALICE);
+        assert!(!attended.is_anchored(&ALICE, Generation(1), MonoMs(0)));
     }
 }

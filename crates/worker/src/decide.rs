@@ -225,7 +225,7 @@ async fn peer_relays(host: &Host, to: &Npub) -> Vec<String> {
     let filter =
         Filter::new().kind(Kind::from_u16(kinds::DM_RELAYS)).author(nexus_nostr::event::public_key(to)).limit(1);
     let interest = Interest { relays: vec![host.config.own_relay.clone()], filters: vec![filter], auth: Vec::new() };
-    let found = host.relays.fetch(interest, RELAY_LOOKUP).await;
+    let found = host.relays.fetch(interest, RELAY_LOOKUP).await.events;
     let list = found.first().and_then(|event| lists::read_dm_relays(event).ok()).unwrap_or_default();
     list.into_iter().take(MAX_PEER_RELAYS).collect()
 }

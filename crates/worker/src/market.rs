@@ -65,7 +65,7 @@ impl Market {
             }
         }
         let interest = Interest { relays: relays.to_vec(), filters: discovery_filters(), auth: Vec::new() };
-        let events = host.relays.fetch(interest, LOOKUP).await;
+        let events = host.relays.fetch(interest, LOOKUP).await.events;
         let offers = newest(events.iter().filter_map(|event| read_offer(event).ok()));
         if let Ok(mut seen) = self.seen.lock() {
             if seen.len() >= MAX_KEPT && !seen.contains_key(relays) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use nexus_nostr::relay_pool::Interest;
+use nexus_nostr::relay_pool::{Fetched, Interest};
 use nexus_nostr::{Published, RelayPool};
 use nostr::event::Event;
 
@@ -18,8 +18,8 @@ pub trait Relays: Send + Sync + 'static {
     /// Stored events, then live ones, until the stream is dropped. It ends when the relays are shut down.
     fn subscribe(&self, interest: Interest) -> BoxStream<'static, Arc<Event>>;
 
-    /// Asks once, at most for `limit`; newest first.
-    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Vec<Arc<Event>>>;
+    /// Asks once, at most for `limit`.
+    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Fetched>;
 }
 
 impl Relays for RelayPool {
@@ -35,7 +35,7 @@ impl Relays for RelayPool {
         stream::unfold(subscription, next).boxed()
     }
 
-    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Vec<Arc<Event>>> {
+    fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Fetched> {
         Self::fetch(self, interest, limit).boxed()
     }
 }

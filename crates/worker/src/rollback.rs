@@ -8,7 +8,7 @@ use nexus_bus::Wake;
 use nexus_core::rollback::{Accepted, Mark, Rollback, Standing, compare};
 use nexus_nostr::event::{npub, public_key};
 use nexus_nostr::kinds;
-use nexus_nostr::relay_pool::Interest;
+use nexus_nostr::relay_pool::{Fetched, Interest};
 use nexus_nostr::state::read_anchor;
 use nexus_seal::claim::{CLAIM_KIND, Weighed, verify_claim, weigh};
 use nexus_seal::rollback::{ASK_ACCEPT, ASK_ROLLBACK, Offered, path};
@@ -25,10 +25,12 @@ use crate::profile::relays;
 use crate::unlock::{Opened, save_state};
 use crate::wallet::say;
 
-/// How long relays are asked for anchors, once for each placement.
+/// How long relays are asked, once for each placement.
 const LOOKUP: Duration = Duration::from_millis(1_500);
 /// Anchors, and claims, looked at: one for each relay is usual.
 const MAX_EVENTS: usize = 16;
+/// After this the relays are asked again, as long as some of them did not answer.
+const AGAIN_MS: u64 = 300_000;
 
 /// What speaks against a stored state: the anchors that relays have, and what follows from them.
 #[derive(Debug, Clone)]
@@ -46,10 +48,10 @@ pub(crate) async fn look(
     claim: Option<&str>,
     stored: Option<Mark>,
 ) -> Result<Option<Found>, TurnError> {
-    if host.attended().is_anchored(&agent.npub, agent.generation) {
+    if host.attended().is_anchored(&agent.npub, agent.generation, host.mono()) {
         return Ok(None);
     }
-    let word = public_word(host, agent).await;
+    let Fetched { events: word, answered, asked } = public_word(host, agent).await;
     if let Some(departure) = elsewhere(host, agent, claim, &word) {
         return Err(leave(host, agent, departure).await?);
     }
@@ -58,7 +60,11 @@ pub(crate) async fn look(
     let anchors: Vec<Mark> = marks.take(MAX_EVENTS).collect();
     Ok(match compare(stored, &anchors, None) {
         Ok(Standing::Unanchored | Standing::Anchored | Standing::Ahead { .. } | Standing::Accepted) => {
-            host.attended().note_anchored(agent.npub, agent.generation);
+            // Where no relay answered nothing is known, and the next turn asks again; where some did not, a later one.
+            if answered > 0 {
+                let until = (answered < asked).then(|| host.mono().plus_ms(AGAIN_MS));
+                host.attended().note_anchored(agent.npub, agent.generation, until);
+            }
             None
         }
         Err(rollback) => Some(Found { rollback, stored, anchors }),
@@ -66,16 +72,16 @@ pub(crate) async fn look(
 }
 
 /// The agent's own anchors and claims, as its relays have them. Events that come out of relays here were verified.
-async fn public_word(host: &Host, agent: &Agent) -> Vec<Arc<Event>> {
+async fn public_word(host: &Host, agent: &Agent) -> Fetched {
     let of = |kind: u16, name: &str| {
         let filter = Filter::new().kind(Kind::from_u16(kind)).author(public_key(&agent.npub));
         filter.identifier(name).limit(MAX_EVENTS)
     };
     let filters = vec![of(kinds::STATE, "state"), of(CLAIM_KIND, "host")];
     let interest = Interest { relays: relays(host, agent), filters, auth: Vec::new() };
-    let mut events = host.relays.fetch(interest, LOOKUP).await;
-    events.retain(|event| npub(&event.pubkey) == agent.npub);
-    events
+    let mut fetched = host.relays.fetch(interest, LOOKUP).await;
+    fetched.events.retain(|event| npub(&event.pubkey) == agent.npub);
+    fetched
 }
 
 /// The claim that wins over what this host holds and names another.
@@ -179,7 +185,7 @@ async fn accept(
     opened.state.note_command(verified.id);
     save_state(host, agent.generation, opened).await?;
     opened.rollback = None;
-    host.attended().note_anchored(agent.npub, agent.generation);
+    host.attended().note_anchored(agent.npub, agent.generation, None);
     tracing::warn!(npub = %agent.npub.short(), "its owner accepts an older state");
     Ok(Ok(offered(opened)))
 }

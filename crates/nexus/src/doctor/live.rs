@@ -115,7 +115,7 @@ async fn devnet(url: &str, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> 
 async fn relay(pool: &RelayPool, url: &str) -> [Finding; 2] {
     let filter = Filter::new().kind(Kind::from_u16(HANDLER)).limit(50);
     let interest = Interest { relays: vec![url.to_owned()], filters: vec![filter], auth: Vec::new() };
-    let offers = pool.fetch(interest, RELAY_TIMEOUT).await;
+    let offers = pool.fetch(interest, RELAY_TIMEOUT).await.events;
     let connected = pool.relays().iter().any(|(_, connected)| *connected);
     let relay = if connected || !offers.is_empty() {
         Finding::ok("relay", url)

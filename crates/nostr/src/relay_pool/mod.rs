@@ -177,6 +177,16 @@ impl Inner {
 #[derive(Clone)]
 pub struct RelayPool(Arc<Inner>);
 
+/// What relays had when they were asked once.
+#[derive(Debug, Clone, Default)]
+pub struct Fetched {
+    /// Newest first.
+    pub events: Vec<Arc<Event>>,
+    /// Relays that said in time that this is all they have.
+    pub answered: usize,
+    pub asked: usize,
+}
+
 impl RelayPool {
     /// Makes a pool without connecting anywhere.
     pub fn new(config: PoolConfig, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
@@ -305,8 +315,9 @@ impl RelayPool {
     }
 
     /// Asks once: the events that relays have stored, until each has said so, or `limit`. At most 5,000, newest first.
-    pub async fn fetch(&self, interest: Interest, limit: Duration) -> Vec<Arc<Event>> {
+    pub async fn fetch(&self, interest: Interest, limit: Duration) -> Fetched {
         let mut heard: HashSet<Arc<str>> = HashSet::new();
+        let mut answered = 0;
         let mut found: BTreeMap<EventId, Arc<Event>> = BTreeMap::new();
         let mut subscription = self.subscribe(interest);
         let collect = async {
@@ -314,14 +325,15 @@ impl RelayPool {
                 match subscription.next().await {
                     None => break,
                     Some(Notice::Event { event, .. }) => drop(found.insert(event.id, event)),
-                    Some(Notice::EndOfStored { relay } | Notice::Closed { relay, .. }) => drop(heard.insert(relay)),
+                    Some(Notice::EndOfStored { relay }) => answered += usize::from(heard.insert(relay)),
+                    Some(Notice::Closed { relay, .. }) => drop(heard.insert(relay)),
                 }
             }
         };
         let _ = timeout(limit, collect).await;
-        let mut found: Vec<Arc<Event>> = found.into_values().collect();
-        found.sort();
-        found
+        let mut events: Vec<Arc<Event>> = found.into_values().collect();
+        events.sort();
+        Fetched { events, answered, asked: subscription.relays }
     }
 
     /// Each relay with whether it is connected.
