@@ -29,7 +29,7 @@ const READY: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(10);
 /// For an agent's first tick.
 const FIRST: Duration = Duration::from_secs(60);
-const SATS: &str = "100000";
+const SATS: &str = "50000";
 
 /// A running host.
 pub struct Live {
