@@ -13,7 +13,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// None where this user may make no namespaces.
+    /// None where this user may make no namespaces, or no links between them.
     pub fn new(ports: &[u16]) -> Option<Self> {
         let id = std::process::id() % 60_000;
         let (name, link, inner) = (format!("nexus-{id}"), format!("nxo{id}"), format!("nxi{id}"));
@@ -32,7 +32,10 @@ impl Network {
             &["-n", &name, "link", "set", &inner, "up"],
             &["-n", &name, "link", "set", "lo", "up"],
         ] {
-            assert!(ip(args), "ip {}", args.join(" "));
+            if !ip(args) {
+                eprintln!("not allowed here: ip {}", args.join(" "));
+                return None;
+            }
         }
         network.forward(&[], here, Ipv4Addr::LOCALHOST, ports);
         network.forward(&["ip", "netns", "exec", &name], Ipv4Addr::LOCALHOST, here, ports);
