@@ -72,8 +72,8 @@ pub enum Step {
     Create,
     /// A JSON merge patch of the configuration.
     Configure(Map<String, Value>),
-    /// The next version, to be signed.
-    Sign(Box<Policy>),
+    /// The next version, to be signed, and what it changes.
+    Sign(Box<Policy>, String),
     Start,
     Stop,
 }
@@ -86,7 +86,7 @@ impl fmt::Display for Step {
                 let fields: Vec<String> = patch.iter().map(|(name, value)| format!("{name} = {value}")).collect();
                 write!(f, "set {}", fields.join(", "))
             }
-            Self::Sign(policy) => write!(f, "sign policy version {}", policy.version),
+            Self::Sign(policy, changes) => write!(f, "sign policy version {}: {changes}", policy.version),
             Self::Start => f.write_str("start"),
             Self::Stop => f.write_str("stop"),
         }
@@ -168,8 +168,8 @@ impl Wanted {
                 if !patch.is_empty() {
                     steps.push(Step::Configure(patch));
                 }
-                if let Some(next) = self.next_policy(existing).map_err(|why| at(&why))? {
-                    steps.push(Step::Sign(Box::new(next)));
+                if let Some((next, changes)) = self.next_policy(existing).map_err(|why| at(&why))? {
+                    steps.push(Step::Sign(Box::new(next), changes));
                 }
                 existing.desired
             }
@@ -182,7 +182,7 @@ impl Wanted {
         Ok(steps)
     }
 
-    fn next_policy(&self, existing: &Existing) -> Result<Option<Policy>, Error> {
+    fn next_policy(&self, existing: &Existing) -> Result<Option<(Policy, String)>, Error> {
         if self.policy.is_empty() {
             return Ok(None);
         }
@@ -191,8 +191,14 @@ impl Wanted {
             .map_err(|error| Error::Failed(format!("reading the policy: {error}")))?;
         merge(&mut document, &Value::Object(self.policy.clone()));
         let next = policy::next_version(&document.to_string(), &existing.npub, existing.policy.as_ref())?;
-        let same = existing.policy.is_some() && Policy { version: next.version, ..current } == next;
-        Ok((!same).then_some(next))
+        let before = Policy { version: next.version, ..current };
+        if existing.policy.is_some() && before == next {
+            return Ok(None);
+        }
+        let changes = policy::changes(&before, &next)?;
+        let changes: Vec<&str> = changes.lines().map(str::trim).collect();
+        let changes = if changes.is_empty() { "with the defaults".to_owned() } else { changes.join(", ") };
+        Ok(Some((next, changes)))
     }
 }
 
@@ -302,16 +308,17 @@ mod tests {
         (policy.version, policy.limits.day_msat) = (4, nexus_core::Msat::sats(1));
         policy.limits.tick_msat = nexus_core::Msat::sats(1);
         let steps = ada.plan("ada", Some(&here)).unwrap();
-        let [Step::Configure(patch), Step::Sign(next), Step::Start] = &steps[..] else { panic!("{steps:?}") };
+        let [Step::Configure(patch), Step::Sign(next, changes), Step::Start] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!(Value::Object(patch.clone()), json!({ "heartbeat_secs": 600 }));
         assert_eq!(
             (next.version, next.limits.day_msat.as_u64(), next.limits.tick_msat.as_u64()),
             (5, 5_000_000, 1_000)
         );
+        assert_eq!(changes, "limits.day_msat: 1000 -> 5000000");
         here.desired = Run::Running;
         here.policy = None;
         let steps = ada.plan("ada", Some(&here)).unwrap();
-        assert!(matches!(&steps[..], [Step::Configure(_), Step::Sign(next)] if next.version == 1), "{steps:?}");
+        assert!(matches!(&steps[..], [Step::Configure(_), Step::Sign(next, _)] if next.version == 1), "{steps:?}");
     }
 
     #[test]

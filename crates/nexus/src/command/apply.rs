@@ -178,7 +178,7 @@ impl Maker {
     async fn new(session: &Session, args: &ApplyArgs, to_do: &[&Planned<'_>]) -> Result<Self, Error> {
         let any = |wanted: fn(&Step) -> bool| to_do.iter().any(|one| one.steps.iter().any(wanted));
         let creates = any(|step| matches!(step, Step::Create));
-        let signs = creates || any(|step| matches!(step, Step::Sign(_)));
+        let signs = creates || any(|step| matches!(step, Step::Sign(..)));
         let keys = signs.then(|| session.owner_keys()).transpose()?;
         let new = match creates {
             false => None,
@@ -219,7 +219,7 @@ async fn carry_out(session: &Session, maker: &Maker, planned: &Planned<'_>) -> R
                 })
                 .await?;
             }
-            Step::Sign(next) => {
+            Step::Sign(next, _) => {
                 let (keys, api) = maker.owner()?;
                 let npub = npub.ok_or_else(missing)?;
                 let event = policy::sign(&*keys.signer(), next, session.clock.now()).await?;
