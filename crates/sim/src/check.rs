@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nexus_core::budget::{Counter, Window};
-use nexus_core::lifecycle::Lifecycle;
+use nexus_core::lifecycle::{Lifecycle, LifecycleRules};
 use nexus_core::payment::PaymentState;
-use nexus_core::status::Desired;
+use nexus_core::status::{Desired, Reason};
 use nexus_core::{Hash32, Msat, TickId, WorkerId};
 use nexus_store::event::Chain;
 use nexus_store::payment::{self, Payment};
@@ -17,6 +17,14 @@ use crate::world::World;
 
 /// Reasons for which a trigger may wait.
 const WAITS: [&str; 4] = ["day_limit", "tick_rate", "reserve", "no_provider"];
+
+/// An agent whose owner took its sats sleeps until it has more.
+const ASLEEP: &str = "hibernating";
+
+fn may_wait(world: &World, owned: &Agent, reason: &Reason) -> bool {
+    let poor = world.ledger.balance(&owned.npub) < LifecycleRules::default().hibernate_below_msat;
+    WAITS.contains(&reason.code.as_str()) || (poor && reason.code == ASLEEP)
+}
 
 /// Whether nothing is under way any more. `None`: all is quiet.
 pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
@@ -49,8 +57,8 @@ pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
         if crate::approvals::waits(world, owned.npub).await? {
             return Ok(Some(format!("{name} has an approved action to carry out")));
         }
-        let may_wait = found.reason.as_ref().is_some_and(|reason| WAITS.contains(&reason.code.as_str()));
-        if !may_wait && !inbox::pending(&world.store, owned.npub, 1).await?.is_empty() {
+        let waits = found.reason.as_ref().is_some_and(|reason| may_wait(world, owned, reason));
+        if !waits && !inbox::pending(&world.store, owned.npub, 1).await?.is_empty() {
             let why = found.reason.map_or_else(|| "no reason".into(), |reason| reason.code);
             return Ok(Some(format!("{name} has triggers that wait ({why})")));
         }
@@ -127,7 +135,7 @@ async fn standing(world: &World, owned: &Agent) -> Result<(), StoreError> {
     if found.next_tick_at.is_none() {
         world.trace.violated(format_args!("{} has no next tick", owned.name));
     }
-    if let Some(reason) = found.reason.filter(|reason| !WAITS.contains(&reason.code.as_str())) {
+    if let Some(reason) = found.reason.filter(|reason| !may_wait(world, owned, reason)) {
         world.trace.violated(format_args!("{} is kept from running: {}", owned.name, reason.code));
     }
     Ok(())
