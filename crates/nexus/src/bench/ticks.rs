@@ -51,7 +51,7 @@ async fn measure(host: &Host, agents: Vec<Agent>, window: Window) -> anyhow::Res
         agents.push(agent);
     }
     let commits = host.commits().await?.saturating_sub(before);
-    Ok((samples.figures(&window, commits), agents))
+    Ok((samples.figures(&pen.window, commits), agents))
 }
 
 async fn live(pen: Arc<Pen>, mut agent: Agent) -> anyhow::Result<(Samples, Agent)> {

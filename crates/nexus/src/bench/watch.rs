@@ -1,5 +1,7 @@
 //! Time in microseconds, and what a run comes to.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -21,12 +23,15 @@ impl Watch {
     }
 }
 
-/// The counted part of a run: from the end of the warm-up to the end.
-#[derive(Debug, Clone, Copy)]
+/// The counted part of a run: from the end of the warm-up to the end, and to the end of the first tick if that is later,
+/// so that a slow disk gives a low figure instead of none.
+#[derive(Debug, Clone)]
 pub struct Window {
     watch: Watch,
     from: Duration,
     until: Duration,
+    /// Whether a tick was counted.
+    counted: Arc<AtomicBool>,
 }
 
 /// Ticks of a run.
@@ -36,6 +41,8 @@ pub struct Samples {
     counted: Vec<u64>,
     /// All ticks, those of the warm-up too.
     pub all: u64,
+    /// When the last counted one ended.
+    last: Duration,
 }
 
 /// A run's figures.
@@ -52,7 +59,7 @@ pub struct Figures {
 
 impl Window {
     pub fn open(warm_up: Duration, counted: Duration) -> Self {
-        Self { watch: Watch::start(), from: warm_up, until: warm_up + counted }
+        Self { watch: Watch::start(), from: warm_up, until: warm_up + counted, counted: Arc::default() }
     }
 
     pub fn warm_up(&self) -> Duration {
@@ -64,7 +71,7 @@ impl Window {
     }
 
     pub fn over(&self) -> bool {
-        self.now() >= self.until
+        self.now() >= self.until && self.counted.load(Ordering::Relaxed)
     }
 }
 
@@ -73,7 +80,9 @@ impl Samples {
     pub fn add(&mut self, window: &Window, began: Duration) {
         let now = window.now();
         self.all += 1;
-        if now >= window.from && now < window.until {
+        if now >= window.from && (now < window.until || !window.counted.load(Ordering::Relaxed)) {
+            window.counted.store(true, Ordering::Relaxed);
+            self.last = now;
             self.counted.push(u64::try_from((now - began).as_micros()).unwrap_or(u64::MAX));
         }
     }
@@ -81,12 +90,13 @@ impl Samples {
     pub fn join(&mut self, other: Self) {
         self.counted.extend(other.counted);
         self.all += other.all;
+        self.last = self.last.max(other.last);
     }
 
     /// `commits`: of all ticks.
     pub fn figures(mut self, window: &Window, commits: u64) -> Figures {
         self.counted.sort_unstable();
-        let seconds = (window.until - window.from).as_secs_f64();
+        let seconds = (self.last.max(window.until) - window.from).as_secs_f64();
         let ticks_per_second = self.counted.len() as f64 / seconds;
         Figures {
             ticks: self.counted.len() as u64,
@@ -112,8 +122,23 @@ mod tests {
 
     #[test]
     fn percentiles_are_of_the_samples() {
-        let samples = Samples { counted: (1..=100).map(|ms| ms * 1_000).collect(), all: 100 };
+        let counted = (1..=100).map(|ms| ms * 1_000).collect();
+        let samples = Samples { counted, all: 100, last: Duration::ZERO };
         assert_eq!((samples.percentile(50), samples.percentile(99)), (51.0, 100.0));
         assert_eq!(Samples::default().percentile(50), 0.0);
+    }
+
+    #[test]
+    fn a_run_lasts_until_a_tick_was_counted() {
+        let window = Window::open(Duration::ZERO, Duration::ZERO);
+        assert!(!window.over());
+        let mut samples = Samples::default();
+        for _ in 0..2 {
+            samples.add(&window, Duration::ZERO);
+        }
+        assert!(window.over());
+        let figures = samples.figures(&window, 2);
+        assert_eq!(figures.ticks, 1, "the second came after the end");
+        assert!(figures.ticks_per_second > 0.0 && figures.ticks_per_second.is_finite());
     }
 }
