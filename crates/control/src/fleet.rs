@@ -8,6 +8,7 @@ use nexus_core::placement::{Need, Scale, WorkerView, scale};
 use nexus_core::status::Placement;
 use nexus_core::{MonoMs, Npub, UnixMs};
 use nexus_store::availability::{self, Total};
+use nexus_store::backup::{self, LastBackup};
 use nexus_store::fleet::{self, Census, Holder, Waiting};
 use nexus_store::worker::{self, Worker};
 use nexus_store::{StoreError, placement};
@@ -26,6 +27,7 @@ const WORST: u32 = 20;
 #[derive(Debug)]
 pub struct Fleet {
     pub at: UnixMs,
+    pub backup: Option<LastBackup>,
     pub workers: Vec<(Worker, u32)>,
     pub scale: Vec<Scale>,
     pub census: Census,
@@ -99,6 +101,7 @@ async fn count(app: &Shared) -> Result<Fleet, StoreError> {
     this_month.all = this_month.all.and_missed(census.overdue);
     Ok(Fleet {
         at,
+        backup: backup::last(store).await?,
         scale: scale(&live, &needs, &app.config.scale),
         workers,
         census,
@@ -151,6 +154,8 @@ fn measure(metrics: &Metrics, fleet: &Fleet, lease_ms: u64) {
     metrics.agents_overdue.set(count(fleet.census.overdue));
     metrics.agents_away.set(count(fleet.census.away));
     metrics.below_promise.set(count(fleet.this_month.below));
+    metrics.last_backup.set(fleet.backup.map_or(0, |last| last.at.secs()));
+    metrics.backup_stale.set(i64::from(fleet.backup.is_none_or(|last| last.is_stale(fleet.at))));
     metrics.availability.get_or_create(&MonthLabel { month: "this" }).set(share(fleet.this_month.all));
     metrics.availability.get_or_create(&MonthLabel { month: "last" }).set(share(fleet.last_month.all));
     // What is gone must not stay in the figures.

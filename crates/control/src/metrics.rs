@@ -76,6 +76,8 @@ pub struct Metrics {
     pub beat_age_seconds: Gauge<f64, AtomicU64>,
     pub availability: Family<MonthLabel, Gauge<f64, AtomicU64>>,
     pub below_promise: Gauge,
+    pub last_backup: Gauge,
+    pub backup_stale: Gauge,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -111,6 +113,8 @@ impl Metrics {
             beat_age_seconds: Gauge::default(),
             availability: Family::default(),
             below_promise: Gauge::default(),
+            last_backup: Gauge::default(),
+            backup_stale: Gauge::default(),
             uptime_seconds: Gauge::default(),
         };
         registry.register("nexus_http_requests", "Requests answered", made.requests.clone());
@@ -158,6 +162,10 @@ impl Metrics {
         registry.register("nexus_beat_age_seconds", oldest, self.beat_age_seconds.clone());
         let promise = "Due ticks that started within a minute, as a share of all";
         registry.register("nexus_availability_ratio", promise, self.availability.clone());
+        let last = "When the last backup was made, in seconds since 1970; 0 for never";
+        registry.register("nexus_last_backup_timestamp_seconds", last, self.last_backup.clone());
+        let stale = "1 when there is no backup, or the next one is late";
+        registry.register("nexus_backup_stale", stale, self.backup_stale.clone());
         registry.register("nexus_agents_below_promise", "Agents under 99.9 % this month", self.below_promise.clone());
     }
 

@@ -69,6 +69,10 @@ pub enum EventBody {
         worker: WorkerId,
         generation: Generation,
     },
+    /// The host's database was put back from a backup, and the agent's wallet compared with its books: so much was missing.
+    Restored {
+        missing_sats: u64,
+    },
 }
 
 impl EventBody {
@@ -86,6 +90,7 @@ impl EventBody {
             Self::ApprovalRequested { .. } => "approval_requested",
             Self::ApprovalChanged { .. } => "approval_changed",
             Self::Placed { .. } => "placed",
+            Self::Restored { .. } => "restored",
         }
     }
 }

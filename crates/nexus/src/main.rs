@@ -1,6 +1,7 @@
 //! The `nexus` program: reads what was typed, wires the parts, and lets them do the work.
 
 mod ambient;
+mod backup;
 mod bench;
 mod cli;
 mod command;
@@ -71,8 +72,8 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
             command::fleet::agents(&global, output, &args).await
         }
         Command::Fleet { command: None } => command::fleet::run(&global, output).await,
-        Command::Backup(_) => command::not_yet("backup", "stop the host and copy its data directory"),
-        Command::Restore(_) => command::not_yet("restore", "nothing else restores a database safely"),
+        Command::Backup(args) => backup::backup(args, settings()?, output).await,
+        Command::Restore(args) => backup::restore(args, settings()?, output).await,
         Command::Hosting(_) => command::not_yet("hosting", "until hosting is charged for, every account is paid"),
         Command::Apply(args) => command::apply::run(&args, &global, output).await,
         Command::Sim(args) => command::sim::run(args, output).await,

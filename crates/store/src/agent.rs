@@ -16,6 +16,7 @@ mod hosted;
 mod moving;
 mod row;
 
+pub(crate) use hosted::reconciled_statement;
 pub use hosted::{Change, Made, Settle, change, put_made, raise_reader, settle};
 pub use moving::{Arrival, Departure, arrive, keep_claim, leave};
 pub(crate) use row::{agent_columns, agent_row};
@@ -71,6 +72,10 @@ pub struct Agent {
     pub reader_version: u32,
     /// The origin where it lives now, if it has moved away: nothing of it runs here then.
     pub moved_to: Option<String>,
+    /// When the database was last put back from a backup: what was sent before that is not looked at again.
+    pub restored_at: Option<UnixMs>,
+    /// It was put back, and its wallet was not compared with its books yet: nothing is spent until then.
+    pub unreconciled: bool,
 }
 
 /// The owner-signed policy event, stored verbatim.

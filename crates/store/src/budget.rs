@@ -38,6 +38,15 @@ pub(crate) fn at_least(npub: Npub, window: &Window, settled: Msat) -> Statement 
     )
 }
 
+/// Counts more as settled, without a hold.
+pub(crate) fn count(npub: Npub, window: &Window, spent: Msat) -> Statement {
+    Statement::write(
+        "INSERT INTO budget (npub, win, held_msat, settled_msat) VALUES (?1, ?2, 0, ?3)
+         ON CONFLICT (npub, win) DO UPDATE SET settled_msat = budget.settled_msat + excluded.settled_msat",
+        params![npub, window.key(), spent],
+    )
+}
+
 pub(crate) fn parse_window(key: &str) -> Option<Window> {
     let (kind, value) = key.split_once(':')?;
     match kind {

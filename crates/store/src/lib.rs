@@ -26,6 +26,7 @@ pub mod agent;
 pub mod approval;
 pub mod audit;
 pub mod availability;
+pub mod backup;
 pub mod blob;
 pub mod event;
 pub mod fleet;

@@ -15,6 +15,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0006_approvals.sql"),
     include_str!("../migrations/0007_placing.sql"),
     include_str!("../migrations/0008_invoices.sql"),
+    include_str!("../migrations/0009_restore.sql"),
 ];
 
 /// The newest schema this program knows.
@@ -24,12 +25,17 @@ pub(crate) fn known() -> i64 {
 
 /// Brings the schema to [`known`], one transaction for each step.
 pub(crate) fn run(connection: &mut Connection) -> Result<(), StoreError> {
+    run_to(connection, known())
+}
+
+/// The same, as far as `last`.
+pub(crate) fn run_to(connection: &mut Connection, last: i64) -> Result<(), StoreError> {
     let found = version(connection).map_err(|error| failed(0, &error))?;
     if found > known() {
         return Err(StoreError::NewerSchema { found, known: known() });
     }
     for (version, migration) in (1_i64..).zip(MIGRATIONS) {
-        if version > found {
+        if version > found && version <= last {
             step(connection, version, migration).map_err(|error| failed(version, &error))?;
             tracing::info!(version, "schema migrated");
         }

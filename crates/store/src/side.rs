@@ -10,7 +10,7 @@ use crate::approval::{self, NewApproval};
 use crate::event::NewEvent;
 use crate::payment::NewPayment;
 use crate::publication::{self, NewPublication};
-use crate::{Statement, availability, budget};
+use crate::{Statement, agent, availability, budget};
 
 /// One side effect in the database. Each is conditional; when one does not hold, nothing of its batch is done.
 #[derive(Debug, Clone)]
@@ -48,6 +48,15 @@ pub enum Side {
     },
     /// An action that begins to wait for its owner; the same again changes nothing.
     PutApproval(NewApproval),
+    /// Spending that no hold stood for.
+    CountSpent {
+        window: Window,
+        amount: Msat,
+    },
+    /// After a restore: wallet and books were compared, and this is what the wallet has.
+    Reconciled {
+        balance: Msat,
+    },
     /// What became of it.
     Approval {
         id: ApprovalId,
@@ -95,6 +104,8 @@ impl Side {
             Self::ReserveBudget { window, amount, limit } => vec![budget::reserve(npub, window, *amount, *limit)],
             Self::ReleaseBudget { window, amount } => vec![budget::settle(npub, window, *amount, Msat::ZERO)],
             Self::SettleBudget { window, held, spent } => vec![budget::settle(npub, window, *held, *spent)],
+            Self::CountSpent { window, amount } => vec![budget::count(npub, window, *amount)],
+            Self::Reconciled { balance } => vec![agent::reconciled_statement(npub, *balance, now)],
             Self::InsertPayment(payment) => payment.statements(npub, tick, now),
             Self::Payment(change) => change.statements(npub, generation)?,
             Self::AppendEvent(event) => crate::event::append_statements(npub, event).into(),

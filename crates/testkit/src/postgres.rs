@@ -32,7 +32,7 @@ while read -r line && [ -n "$line" ]; do echo "$line" >>"$dir/data/postgresql.co
 listen=
 [ "$port" != 0 ] && listen=127.0.0.1
 start() {
-    "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 30 -s start \
+    "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 120 -s start \
         -o "-k $dir -p $([ "$port" = 0 ] && echo 5432 || echo "$port") -c listen_addresses='$listen'" \
         </dev/null >"$dir/start.log" 2>&1 && echo ok || echo "error: $(cat "$dir/start.log" "$dir/log" | tail -5 | tr '\n' ' ')"
 }
@@ -40,12 +40,12 @@ start
 while read -r order; do
     case "$order" in
         start) start ;;
-        *) "$bin/pg_ctl" -D "$dir/data" -m "$order" -w -t 30 -s stop >/dev/null 2>&1 </dev/null; echo ok ;;
+        *) "$bin/pg_ctl" -D "$dir/data" -m "$order" -w -t 120 -s stop >/dev/null 2>&1 </dev/null; echo ok ;;
     esac
 done
 "#;
 
-/// Killed when dropped. All methods block for at most half a minute and panic when the server does not do as told.
+/// Killed when dropped. All methods block for at most two minutes and panic when the server does not do as told.
 #[derive(Debug)]
 pub struct Postgres {
     bin: PathBuf,

@@ -50,6 +50,11 @@ impl PoolIdentity {
         SecretText::new(text.as_str())
     }
 
+    /// As the library takes them.
+    pub(crate) fn as_age(&self) -> impl Iterator<Item = &dyn age::Identity> {
+        self.0.iter().map(|identity| identity as &dyn age::Identity)
+    }
+
     /// The current recipient.
     pub fn recipient(&self) -> Recipient {
         recipient(&self.0[0])

@@ -5,6 +5,7 @@
 //! open an agent, whatever it is told to do. Everything secret is wiped when dropped and never printed.
 
 pub mod agent;
+mod archive;
 mod backup;
 mod bunker;
 mod cipher;
@@ -24,6 +25,7 @@ mod signer;
 mod unlock;
 
 pub use agent::AgentSecrets;
+pub use archive::{ArchiveKey, ArchiveLock, ArchiveWriter, open_archive};
 pub use backup::{OpenedBackup, Resealed};
 pub use bunker::{BunkerSecrets, RuntimeSecrets};
 pub use cipher::{DataKey, ViewKey};

@@ -5,6 +5,7 @@ use nexus_core::trigger::{Class, Stimulus, Trigger};
 use nexus_core::{AgentConfig, Hash32, UnixMs};
 use nexus_nostr::trigger::{self as nostr_trigger, TriggerError};
 use nexus_seal::SignerError;
+use nexus_store::agent::Agent;
 use nexus_store::inbox::Item;
 use nostr::event::Event;
 
@@ -116,13 +117,17 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, Closed> 
 }
 
 /// Opens and judges one row. `taken` are those that passed before it in this turn.
-pub(crate) async fn sift(host: &Host, opened: &Opened, config: &AgentConfig, item: &Item, taken: &[Taken]) -> Sifted {
+pub(crate) async fn sift(host: &Host, opened: &Opened, agent: &Agent, item: &Item, taken: &[Taken]) -> Sifted {
     let row = match open(opened, item).await {
         Ok(row) => row,
         Err(Closed::For(why)) => return Sifted::Discard(why),
         Err(Closed::Now(problem)) => return Sifted::Unread(problem),
     };
-    match judge(host, opened, config, &row, taken, host.now()) {
+    // It was sent before the backup's gap ended, and may have been answered in it.
+    if row.event.is_some() && agent.restored_at.is_some_and(|at| row.stimulus.at < at) {
+        return Sifted::Discard("sent_before_restore");
+    }
+    match judge(host, opened, &agent.config, &row, taken, host.now()) {
         Ok(()) => Sifted::Keep(Box::new(row)),
         Err(why) => Sifted::Discard(why),
     }

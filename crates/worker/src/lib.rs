@@ -22,6 +22,7 @@ mod profile;
 mod recover;
 mod relays;
 mod rest;
+mod restored;
 mod rollback;
 mod roster;
 mod run;

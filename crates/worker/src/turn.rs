@@ -29,7 +29,7 @@ use crate::perceive::Room;
 use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
-use crate::{approval, custody, funds, profile, recover, rest, rollback, tick, wallet, withdraw};
+use crate::{approval, custody, funds, profile, recover, rest, restored, rollback, tick, wallet, withdraw};
 
 /// What becomes of the agent's seat.
 pub(crate) enum After {
@@ -219,6 +219,15 @@ async fn attempt(
         wallet::refuse(host, &agent, requests, &text).await?;
         return Err(TurnError::parked(STATE_ROLLBACK, text, POLICY_RETRY_MS));
     }
+    if agent.unreconciled {
+        match restored::reconcile(&pen, &mut agent, &mut opened).await {
+            Err(TurnError::Parked { code, text, retry_ms }) => {
+                wallet::refuse(host, &agent, requests, &text).await?;
+                return Err(TurnError::Parked { code, text, retry_ms });
+            }
+            done => done?,
+        }
+    }
     let (requests, withdrew) = withdraw::answer(&pen, &agent, &mut opened, requests, stop).await?;
     let asked = wallet::answer(host, &agent, &opened, requests).await?;
     let driver = wallet::open(host, &opened)?;
@@ -396,7 +405,7 @@ async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &mut Opened) -> Result
         if room.is_full() {
             break;
         }
-        match sift(host, opened, &agent.config, &item, &taken).await {
+        match sift(host, opened, agent, &item, &taken).await {
             Sifted::Keep(row) if room.take(&row.stimulus) => taken.push(*row),
             // In their order: a short one does not overtake.
             Sifted::Keep(_) => break,

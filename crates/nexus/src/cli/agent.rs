@@ -375,7 +375,7 @@ pub struct ImportArgs {
 }
 
 /// `90`, `30s`, `15m`, `2h`, `1d` in seconds.
-fn duration_secs(text: &str) -> Result<u32, String> {
+pub(super) fn duration_secs(text: &str) -> Result<u32, String> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),
         None => (text, "s"),

@@ -142,6 +142,60 @@ pub struct MigrateArgs {
     pub data_dir: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where backups are written
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The host's data directory; PostgreSQL stands in the configuration
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// File with the passphrase that closes them; asked for on a terminal
+    #[arg(long, value_name = "FILE", conflicts_with = "recipient")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Close them to this age key (age1…) instead; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub recipient: Vec<String>,
+    /// Put the host's keys in as well: then the file and its passphrase are all that a new machine needs
+    #[arg(long)]
+    pub with_keys: bool,
+    /// Make one every so often (15m, 1h, 1d), until stopped
+    #[arg(long, value_name = "TIME", value_parser = backup_every)]
+    pub every: Option<u32>,
+    /// How many are kept; older ones of the same directory are removed
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub keep: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The new host's data directory; PostgreSQL stands in the configuration
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// File with the passphrase that it was closed with; asked for on a terminal
+    #[arg(long, value_name = "FILE", conflicts_with = "identity_file")]
+    pub passphrase_file: Option<PathBuf>,
+    /// File with the age identity (AGE-SECRET-KEY-1…) that it was closed to
+    #[arg(long, value_name = "FILE")]
+    pub identity_file: Option<PathBuf>,
+    /// Only read it to its end, and say what it holds
+    #[arg(long)]
+    pub check: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+fn backup_every(text: &str) -> Result<u32, String> {
+    match super::agent::duration_secs(text)? {
+        secs @ 60..=2_592_000 => Ok(secs),
+        _ => Err("use one minute to 30 days".to_owned()),
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
     /// Make the keys of a new fleet: root, pool identity, pool document, operator key

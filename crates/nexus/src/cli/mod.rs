@@ -18,8 +18,8 @@ pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,
 };
 pub use host::{
-    ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand, ProviderArgs,
-    RelayArgs, ScalerArgs, SimArgs, WorkerArgs,
+    BackupArgs, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand,
+    ProviderArgs, RelayArgs, RestoreArgs, ScalerArgs, SimArgs, WorkerArgs,
 };
 pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
 
@@ -115,12 +115,10 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<FleetCommand>,
     },
-    /// Back a host up (not yet)
-    #[command(hide = true)]
-    Backup(Rest),
-    /// Restore a host (not yet)
-    #[command(hide = true)]
-    Restore(Rest),
+    /// Back a host's database up into a closed file, once or every so often, while it runs
+    Backup(BackupArgs),
+    /// Put a backup back, on a host that has no database: the only safe way
+    Restore(RestoreArgs),
     /// Hosting plans, status and invoices (not yet)
     #[command(hide = true)]
     Hosting(Rest),
@@ -216,6 +214,10 @@ mod tests {
             "pool create --dir d",
             "fleet --json",
             "migrate --data-dir d",
+            "backup --dir d --passphrase-file p --with-keys",
+            "backup --dir d --recipient age1x --recipient age1y --every 1h --keep 24",
+            "restore f --passphrase-file p --data-dir d --yes",
+            "restore f --identity-file i --check",
             "worker --region R --pool P",
             "scaler --region R --pool P --min 1 --max 4 --health-port 0",
             "relay --relay-port 0 --health-port 0",

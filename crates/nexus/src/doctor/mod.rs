@@ -1,5 +1,6 @@
 //! `nexus doctor`: is this host in order, and if not, what to do.
 
+mod backup;
 mod disk;
 mod fleet;
 mod live;
@@ -70,6 +71,7 @@ pub async fn run(args: DoctorArgs, loaded: Loaded, global: &Global, output: Outp
     } else {
         alone(configuration, &loaded).await?
     };
+    findings.extend(backup::last(&loaded.config).await);
     findings.extend(objects(&loaded.config).await);
     show(&findings, output);
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();

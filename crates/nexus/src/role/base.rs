@@ -125,7 +125,7 @@ fn hold_sqlite(config: &Config) -> anyhow::Result<(PathBuf, DataDir)> {
     Ok((path, lock))
 }
 
-fn sqlite_file(config: &Config) -> anyhow::Result<PathBuf> {
+pub fn sqlite_file(config: &Config) -> anyhow::Result<PathBuf> {
     match &config.database.sqlite_file {
         Some(path) => Ok(path.clone()),
         None => Ok(data_dir::database(&role::data_dir(config)?)),

@@ -153,6 +153,8 @@ pub fn settings(cli: &Cli) -> Result<Option<Loaded>, ConfigError> {
             ("relay.port", args.relay_port.map(Value::from)),
             ("health.port", args.health_port.map(Value::from)),
         ]),
+        Command::Backup(args) => flags(vec![("data_dir", args.data_dir.as_ref().map(|dir| json!(dir)))]),
+        Command::Restore(args) => flags(vec![("data_dir", args.data_dir.as_ref().map(|dir| json!(dir)))]),
         Command::Migrate(args) => flags(vec![("data_dir", args.data_dir.as_ref().map(|dir| json!(dir)))]),
         Command::Devnet(args) => flags(vec![("devnet", args.dir.as_ref().map(|dir| json!(dir)))]),
         Command::Doctor(args) => flags(vec![("data_dir", args.data_dir.as_ref().map(|dir| json!(dir)))]),

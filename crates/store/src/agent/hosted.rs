@@ -119,6 +119,16 @@ pub async fn settle(store: &Store, settle: Settle) -> Result<Vec<i64>> {
     draft.write(store).await
 }
 
+/// Wallet and books were compared after a restore: what was shown until then is over.
+pub(crate) fn reconciled_statement(npub: Npub, balance: Msat, at: UnixMs) -> Statement {
+    Statement::write(
+        "UPDATE agent SET unreconciled = 0, reason_code = NULL, reason_text = NULL, next_attempt_at = NULL,
+            balance_msat = ?2, balance_at = ?3 WHERE npub = ?1",
+        params![npub, balance, at],
+    )
+    .one_or_conflict(Conflict::NoAgent)
+}
+
 impl Change {
     /// One statement for every mixture of fields, so that it stays prepared.
     pub(crate) fn statement(&self, npub: Npub, at: UnixMs) -> Statement {

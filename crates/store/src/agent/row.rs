@@ -13,7 +13,8 @@ macro_rules! agent_columns {
             a.custody, a.lifecycle, a.lifecycle_since, a.hosting, a.placement, a.purpose, a.worker_id,
             a.last_worker_id, a.generation, a.reason_code, a.reason_text, a.next_attempt_at, a.next_tick_at,
             a.last_tick_at, a.balance_msat, a.balance_at, a.policy_version, a.last_quote_msat, a.event_seq,
-            a.event_head, a.created_at, a.updated_at, a.reader_version, a.moved_to FROM agent a"
+            a.event_head, a.created_at, a.updated_at, a.reader_version, a.moved_to,
+            a.restored_at, a.unreconciled FROM agent a"
     };
 }
 pub(crate) use agent_columns;
@@ -51,6 +52,8 @@ pub(crate) fn agent_row(row: &mut Columns) -> Result<Agent> {
         updated_at: row.get()?,
         reader_version: row.get()?,
         moved_to: row.get()?,
+        restored_at: row.get()?,
+        unreconciled: row.get()?,
     })
 }
 

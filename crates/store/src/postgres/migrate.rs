@@ -13,11 +13,20 @@ const OWN: &[&str] = &[include_str!("../../migrations/0001_start.postgres.sql")]
 /// "nexus" on a telephone: the advisory lock of whoever migrates.
 const LOCK: i64 = 63_987;
 /// A migration may rewrite a table, and a twin waits for it.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Brings the schema to what this program knows, one transaction for each step; or, without `migrate`, looks whether it
 /// is there.
 pub(crate) async fn run(dialer: &Dialer, migrate: bool) -> Result<(), StoreError> {
+    go(dialer, migrate, known()).await
+}
+
+/// The same, as far as `last`.
+pub(crate) async fn run_to(dialer: &Dialer, last: i64) -> Result<(), StoreError> {
+    go(dialer, true, last).await
+}
+
+async fn go(dialer: &Dialer, migrate: bool, last: i64) -> Result<(), StoreError> {
     let mut wire = dialer.owner().await.map_err(|failure| dialer.unreachable(&failure))?;
     wire.be_patient(PATIENCE);
     loop {
@@ -25,7 +34,7 @@ pub(crate) async fn run(dialer: &Dialer, migrate: bool) -> Result<(), StoreError
         if found > known() {
             return Err(StoreError::NewerSchema { found, known: known() });
         }
-        if found == known() {
+        if found >= last {
             wire.close().await;
             return Ok(());
         }
@@ -61,7 +70,7 @@ async fn step(wire: &mut Wire) -> Result<(), StoreError> {
 }
 
 /// 0 for an empty database.
-async fn version(wire: &mut Wire) -> Result<i64, Failure> {
+pub(crate) async fn version(wire: &mut Wire) -> Result<i64, Failure> {
     let there = wire.simple("SELECT to_regclass('schema_version') IS NOT NULL").await?;
     if there != ["t"] {
         return Ok(0);

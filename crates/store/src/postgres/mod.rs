@@ -8,7 +8,7 @@ mod evict;
 mod group;
 mod lock;
 mod look;
-mod migrate;
+pub(crate) mod migrate;
 mod pipeline;
 mod prepared;
 mod reader;
@@ -26,7 +26,8 @@ pub use config::{PostgresConfig, SslMode};
 pub use look::Server as PostgresServer;
 pub(crate) use look::look;
 use reader::Readers;
-use session::Dialer;
+pub(crate) use session::Dialer;
+pub(crate) use wire::{Failure, Wire};
 use writer::{Job, Writer};
 
 use crate::batch::{Batch, Output};

@@ -191,6 +191,7 @@ fn line(event: &Value) -> String {
         "approval_requested" => format!("asks you         {}: {}", field(event, "action"), field(event, "approval_id")),
         "approval_changed" => format!("approval         {}: {}", field(event, "state"), field(event, "approval_id")),
         "placed" => format!("placed           on worker {}", field(event, "worker")),
+        "restored" => format!("restored         from a backup; {} sats were missing", sats("missing_sats")),
         other => printable(other),
     }
 }
