@@ -1,9 +1,11 @@
 //! What an operator may set for the control plane, and every limit in one place.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use nexus_core::Npub;
 use nexus_core::placement::ScaleRules;
+use nexus_seal::operator::OperatorKey;
 use nostr::event::Event;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -142,6 +144,8 @@ pub struct ControlConfig {
     pub development_wallets: bool,
     /// Where the development network is: backups of agents whose wallet is on it name it.
     pub devnet_place: Option<String>,
+    /// Closes what control itself keeps secret: the keys of hooks. Without it there are none.
+    pub operator_key: Option<Arc<OperatorKey>>,
     /// How long `POST …/invoices` waits for a worker; at most 10 s.
     pub invoice_wait_ms: u64,
     /// Event streams open at once, in all and for one account.
@@ -183,6 +187,7 @@ impl ControlConfig {
             operators: Operators::Listed(Vec::new()),
             development_wallets: false,
             devnet_place: None,
+            operator_key: None,
             invoice_wait_ms: 10_000,
             max_streams: 1_024,
             max_streams_per_account: 64,

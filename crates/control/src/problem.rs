@@ -67,6 +67,7 @@ codes! {
     EnvelopeInvalid = "envelope_invalid", UNPROCESSABLE_ENTITY, "An encrypted envelope does not have the required form";
     PolicyInvalid = "policy_invalid", UNPROCESSABLE_ENTITY, "The policy is not acceptable";
     DecisionInvalid = "decision_invalid", UNPROCESSABLE_ENTITY, "The signed answer does not answer this approval";
+    WebhookRefused = "webhook_refused", UNAUTHORIZED, "The webhook is not signed with the hook's secret, or not lately";
     ClaimInvalid = "claim_invalid", UNPROCESSABLE_ENTITY, "The host claim is not acceptable";
     BackupInvalid = "backup_invalid", UNPROCESSABLE_ENTITY, "The backup is damaged, or not this agent's";
     PolicyMissing = "policy_missing", CONFLICT, "The agent has no signed policy";

@@ -30,6 +30,7 @@ pub mod backup;
 pub mod blob;
 pub mod event;
 pub mod fleet;
+pub mod hook;
 pub mod hosted;
 pub mod idempotency;
 pub mod inbox;

@@ -16,6 +16,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0007_placing.sql"),
     include_str!("../migrations/0008_invoices.sql"),
     include_str!("../migrations/0009_restore.sql"),
+    include_str!("../migrations/0010_hooks.sql"),
 ];
 
 /// The newest schema this program knows.

@@ -6,9 +6,7 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 9] = [
-    ("/v1/agents/{npub}/hooks", "incoming webhooks"),
-    ("/v1/agents/{npub}/hooks/{id}", "incoming webhooks"),
+const LATER: [(&str, &str); 7] = [
     ("/v1/invoices", "hosting invoices"),
     ("/v1/invoices/{id}", "hosting invoices"),
     ("/v1/plans", "hosting plans"),

@@ -8,6 +8,7 @@ mod create;
 pub mod event;
 mod fleet;
 mod health;
+mod hook;
 mod inbox;
 mod invoice;
 mod later;
@@ -109,6 +110,8 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(sealed::wraps))
         .routes(routes!(sealed::replace_key))
         .routes(routes!(inbox::read))
+        .routes(routes!(hook::create, hook::list))
+        .routes(routes!(hook::remove))
         .routes(routes!(account::read))
         .routes(routes!(account::audit))
         .routes(routes!(fleet::read))
@@ -122,6 +125,7 @@ fn open() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(pool::read))
         .routes(routes!(moving::claim, moving::deliver))
+        .routes(routes!(hook::receive))
         .routes(routes!(openapi))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

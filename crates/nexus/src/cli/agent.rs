@@ -73,6 +73,9 @@ pub enum AgentCommand {
     Import(ImportArgs),
     /// What it heard and decided in one tick, opened with your key
     Trajectory(TrajectoryArgs),
+    /// Addresses that wake an agent when something is posted there (Standard Webhooks)
+    #[command(subcommand, visible_alias = "hooks")]
+    Hook(HookCommand),
 }
 
 #[derive(Debug, Args)]
@@ -372,6 +375,29 @@ pub struct ImportArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HookCommand {
+    /// Make one: its address, and the secret that senders sign with, shown once
+    Add {
+        /// Name or npub
+        agent: String,
+        /// What the agent is told that it comes from
+        name: String,
+    },
+    /// What there is
+    List {
+        /// Name or npub
+        agent: String,
+    },
+    /// Take one away
+    Remove {
+        /// Name or npub
+        agent: String,
+        /// From the list
+        id: String,
+    },
 }
 
 /// `90`, `30s`, `15m`, `2h`, `1d` in seconds.

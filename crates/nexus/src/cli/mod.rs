@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
     AcceptArgs, AgentCommand, AnswerArgs, ApprovalsArgs, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs,
-    ExportArgs, FundArgs, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, TrajectoryArgs, UnlockArgs,
-    WithdrawArgs,
+    ExportArgs, FundArgs, HookCommand, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, TrajectoryArgs,
+    UnlockArgs, WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,
@@ -206,6 +206,9 @@ mod tests {
             "agent approve bob 12",
             "agent deny bob 12",
             "agent trajectory bob t",
+            "agent hook add bob ci",
+            "agent hook list bob",
+            "agent hook remove bob id",
             "hosting plans",
             "apply -f x --yes",
             "apply -f x --plan",

@@ -36,6 +36,7 @@ pub struct Keys {
     /// The provider's account on the development network.
     pub provider_wallet: [u8; 32],
     pub worker: WorkerId,
+    operator: SecretText,
 }
 
 impl Keys {
@@ -55,6 +56,7 @@ impl Keys {
         let mut provider_wallet = [0; 32];
         hex::decode_to_slice(wallet.expose(), &mut provider_wallet).with_context(|| damaged(dir, PROVIDER_WALLET))?;
         Ok(Self {
+            operator,
             pool_chain,
             pool,
             identity: Arc::new(identity),
@@ -62,6 +64,12 @@ impl Keys {
             provider_wallet,
             worker: worker_id(dir, clock.now(), &**entropy)?,
         })
+    }
+}
+
+impl Keys {
+    pub fn operator_key(&self) -> anyhow::Result<OperatorKey> {
+        Ok(OperatorKey::parse(self.operator.expose())?)
     }
 }
 

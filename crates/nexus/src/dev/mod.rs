@@ -97,6 +97,7 @@ fn start(
         development_wallets: true,
         metrics_token: role::metrics_token(&host.base.config)?,
         devnet_place: Some(context::place(&host.base.config)?),
+        operator_key: host.keys.operator_key()?,
     };
     let hosting = Hosting {
         id: host.keys.worker,

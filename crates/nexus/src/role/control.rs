@@ -24,7 +24,7 @@ use crate::role;
 pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let config = loaded.config;
     refuse_what_is_not_its_own(&config)?;
-    operator_key(&config)?;
+    let operator_key = operator_key(&config)?;
     let relay_url = role::relay_url(&config)?;
     let (listener, at) = listen::bind("API", "--api-port", config.api.bind, config.api.port).await?;
     let base = Base::open_with_objects(config, &[Topic::Worker, Topic::Reconcile, Topic::Event, Topic::Agent]).await?;
@@ -39,6 +39,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         development_wallets: config.allow_development,
         metrics_token: role::metrics_token(config)?,
         devnet_place: config.devnet.clone(),
+        operator_key,
     };
     let origin = front.origin.clone();
     let mut role = Role::new(base, "control");

@@ -14,6 +14,7 @@ use nexus_nostr::{PoolConfig, RelayPool};
 use nexus_provider::{BackendConfig, ProviderParts};
 use nexus_relay::{RelayConfig, RelayParts};
 use nexus_seal::Signer;
+use nexus_seal::operator::OperatorKey;
 use nexus_vault::{LocalSigner, PoolIdentity};
 use nexus_worker::{Extras, Faults, Traces, Vitals, Wallets, WorkerParts};
 use nostr::event::Event;
@@ -98,6 +99,8 @@ pub struct Front {
     pub development_wallets: bool,
     /// Opens `/metrics` to others than this machine.
     pub metrics_token: Option<Zeroizing<String>>,
+    /// Closes the keys of hooks.
+    pub operator_key: OperatorKey,
     /// Where the development network is, if wallets may be on one.
     pub devnet_place: Option<String>,
 }
@@ -133,6 +136,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         development_wallets: front.development_wallets,
         metrics_token: front.metrics_token,
         devnet_place: front.devnet_place,
+        operator_key: Some(Arc::new(front.operator_key)),
         registration: match api.registration {
             Registration::Open => nexus_control::Registration::Open,
             Registration::Closed => nexus_control::Registration::Closed,

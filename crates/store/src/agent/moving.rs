@@ -102,7 +102,7 @@ async fn leave_from(
 }
 
 /// What was open ends here: the agent goes on elsewhere, from its last committed tick.
-fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 6] {
+fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 7] {
     [
         Statement::write(
             "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1 AND status = 'open')",
@@ -116,6 +116,7 @@ fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 6] {
         Statement::write("DELETE FROM publication WHERE npub = ?1 AND done = 0", params![npub]),
         Statement::write("DELETE FROM wallet_request WHERE npub = ?1 AND outcome IS NULL", params![npub]),
         Statement::write("DELETE FROM invoice_watch WHERE npub = ?1", params![npub]),
+        Statement::write("DELETE FROM hook WHERE npub = ?1", params![npub]),
     ]
 }
 

@@ -6,6 +6,7 @@ mod command;
 pub(super) mod create;
 mod events;
 mod fund;
+mod hook;
 pub(super) mod list;
 mod moving;
 mod policy;
@@ -50,6 +51,7 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Withdraw(args) => command::withdraw(&session, &args).await,
         AgentCommand::AcceptRollback(args) => command::accept_rollback(&session, &args).await,
         AgentCommand::Trajectory(args) => trajectory::run(&session, &args).await,
+        AgentCommand::Hook(command) => hook::run(&session, command).await,
         AgentCommand::Wallet(_) => Ok(()),
     }
 }
@@ -79,6 +81,7 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Delete(_)
         | AgentCommand::Withdraw(_)
         | AgentCommand::AcceptRollback(_)
-        | AgentCommand::Trajectory(_) => None,
+        | AgentCommand::Trajectory(_)
+        | AgentCommand::Hook(_) => None,
     }
 }
