@@ -85,6 +85,13 @@ async function wait() {
   relay.close()
 }
 
+async function publish() {
+  const relay = await connect()
+  await relay.publish(options.event)
+  print({ id: options.event.id })
+  relay.close()
+}
+
 async function query() {
   const relay = await connect()
   await authenticate(relay)
@@ -109,6 +116,7 @@ try {
   } else if (command === 'send') await send()
   else if (command === 'wait') await wait()
   else if (command === 'query') await query()
+  else if (command === 'publish') await publish()
   else throw new Error(`unknown command: ${command}`)
   process.exit(0)
 } catch (error) {

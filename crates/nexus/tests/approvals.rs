@@ -282,3 +282,54 @@ impl Done for Host {
         self
     }
 }
+
+/// The host is lost after the owner has answered and the answer was carried out; its backup knows of neither.
+#[test]
+fn a_host_that_is_put_back_does_nothing_of_before_again() {
+    let (asking, host) = Asking::new();
+    let (place, friend) = (&asking.place, Friend::new(&asking.place.relay()));
+    let (first, asked) = asking.mention(&friend, "zebra one");
+    let (data, dir, passphrase) = (place.path("data"), place.path("backups"), place.path("backup-passphrase"));
+    std::fs::write(&passphrase, "seven lanterns on the northern mole").unwrap();
+    let (data, dir, passphrase) = (data.to_str().unwrap(), dir.to_str().unwrap(), passphrase.to_str().unwrap());
+    let common = ["--data-dir", data, "--passphrase-file", passphrase];
+    let made = place.ok(&[&["backup", "--dir", dir, "--with-keys"], &common[..]].concat());
+    let file = list(&made).first().cloned().unwrap_or(made)["file"].as_str().unwrap().to_owned();
+
+    // What the backup does not know of: the owner's word, the reply, and another message with its own.
+    asking.decide(&asking.owner(), &asked, "approved");
+    asking.until(60, "the reply", || asking.replies(&friend, &first) == 1);
+    let (second, again) = asking.mention(&friend, "zebra two");
+    place.ok(&["agent", "approve", "ada", id_of(&again)]);
+    asking.until(60, "the second reply", || asking.replies(&friend, &second) == 1);
+    let raw = |filter: Value| friend.query(filter);
+    let mut before = raw(json!({ "ids": [first, second] }));
+    before.extend(raw(json!({ "kinds": [39213] })));
+    assert!(before.len() >= 3, "{before:?}");
+    host.kill();
+    std::fs::rename(data, place.path("lost")).unwrap();
+
+    place.ok(&[&["restore", file.as_str(), "--yes"], &common[..]].concat());
+    let host = place.start(&[]);
+    let restored = || place.events("ada").iter().any(|event| event["type"] == "restored");
+    asking.until(60, "wallet and books", restored);
+    assert_eq!(asking.state_of(id_of(&asked)), "expired");
+    // Whoever has seen them brings them again.
+    for event in before {
+        let mut event = event;
+        event.as_object_mut().unwrap().remove("verified");
+        nostr("publish", json!({ "relay": place.relay(), "event": event })).unwrap();
+    }
+    // And the agent hears what is new.
+    let (third, _) = asking.mention(&friend, "zebra three");
+    let all = asking.all();
+    assert_eq!(all.len(), 2, "one of before, which is over, and one for the third: {all:?}");
+    for mention in [&first, &second, &third] {
+        assert_eq!(asking.replies(&friend, mention), 0);
+    }
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let database = rusqlite::Connection::open_with_flags(place.database(), flags).unwrap();
+    let count = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT COUNT(*) FROM inbox WHERE note = 'sent_before_restore'"), 1, "the second mention");
+    assert_eq!(host.interrupt(), 0);
+}

@@ -123,8 +123,9 @@ pub(crate) async fn sift(host: &Host, opened: &Opened, agent: &Agent, item: &Ite
         Err(Closed::For(why)) => return Sifted::Discard(why),
         Err(Closed::Now(problem)) => return Sifted::Unread(problem),
     };
-    // It was sent before the backup's gap ended, and may have been answered in it.
-    if row.event.is_some() && agent.restored_at.is_some_and(|at| row.stimulus.at < at) {
+    // It was sent before the restore, and may have been answered by the host that was lost. Events count in seconds, and
+    // nobody answered in the second in which the database was put back.
+    if row.event.is_some() && agent.restored_at.is_some_and(|at| row.stimulus.at.secs() < at.secs()) {
         return Sifted::Discard("sent_before_restore");
     }
     match judge(host, opened, &agent.config, &row, taken, host.now()) {
