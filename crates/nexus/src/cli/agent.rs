@@ -345,15 +345,38 @@ pub struct ExportArgs {
     /// Stop it first, and wait until nothing of it is in flight
     #[arg(long = "move")]
     pub stop: bool,
-    /// File to write; standard output without
+    /// File to write; standard output without. Of format pylon: a directory
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// For another host of ours, or for Pylon and OpenAgents: the key and its configuration alone
+    #[arg(long, value_name = "FORMAT", default_value = "nexus")]
+    pub format: ExportFormat,
+    /// File with the passphrase of the agent's mnemonic (format pylon)
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// File with the password that identity.enc gets (format pylon); the passphrase without
+    #[arg(long, value_name = "FILE")]
+    pub identity_password_file: Option<PathBuf>,
+    /// Write identity.mnemonic too, which is the key in clear: Pylon reads no other form
+    #[arg(long)]
+    pub with_clear_words: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    Nexus,
+    Pylon,
 }
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The backup; standard input without
-    pub file: Option<PathBuf>,
+    /// The backup; standard input without. Or files of Pylon's and OpenAgents': identity.enc, identity.mnemonic,
+    /// agents/<npub>.toml, config.toml
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// File with the password of identity.enc
+    #[arg(long, value_name = "FILE")]
+    pub identity_password_file: Option<PathBuf>,
     /// Name it has here, if not the backup's
     #[arg(long)]
     pub name: Option<String>,

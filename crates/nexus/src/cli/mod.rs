@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
     AcceptArgs, AgentCommand, AnswerArgs, ApprovalsArgs, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs, EventsArgs,
-    ExportArgs, FundArgs, HookCommand, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs, TrajectoryArgs,
-    UnlockArgs, WithdrawArgs,
+    ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs, PolicyArgs, StopArgs, TickArgs, TicksArgs,
+    TrajectoryArgs, UnlockArgs, WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,
@@ -202,6 +202,8 @@ mod tests {
             "agent wallet bob --wallet cashu=https://mint",
             "agent export bob --move",
             "agent import --passphrase-file p",
+            "agent import identity.enc config.toml --identity-password-file w --passphrase-file p --name bob --start",
+            "agent export bob --format pylon --out d --passphrase-file p --with-clear-words",
             "agent approvals bob",
             "agent approve bob 12",
             "agent deny bob 12",

@@ -11,7 +11,7 @@ use nexus_core::agent::HeartbeatWhen;
 use nexus_core::policy::Custody;
 use nexus_core::{AgentConfig, Npub};
 use nexus_seal::{Passphrase, SecretText, SignedPool};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{CreateArgs, CustodyArg};
 use crate::command::not_yet;
@@ -25,10 +25,25 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         CustodyArg::Threshold => return not_yet("agent create --custody threshold", "use --custody sealed"),
     }
     let (passphrase, generated) = passphrase(session, args.passphrase_file.as_deref())?;
-    let mut draft = draft(&args, passphrase.clone())?;
+    let mut draft = draft(&args, passphrase)?;
     draft.check()?;
     let custody = draft.custody;
     draft.bunker = bunker(session, custody, args.bunker_file.as_deref(), &args.nostrconnect).await?;
+    let made = make(session, draft, generated, args.start).await?;
+    session.output.either(&made.status, || made.said.clone());
+    Ok(())
+}
+
+/// An agent that was made, and what to say of it.
+pub(super) struct Made {
+    pub status: Value,
+    pub said: String,
+}
+
+/// Makes an agent of a draft and starts it if that is wanted; `generated`: its passphrase has to be shown.
+pub(super) async fn make(session: &Session, draft: Draft, generated: bool, start: bool) -> anyhow::Result<Made> {
+    draft.check()?;
+    let (name, custody, passphrase) = (draft.name.clone(), draft.custody, draft.passphrase.clone());
     let keys = session.owner_keys()?;
     let (offer, signed) = pinned_pool(session).await?;
     let prepared = prepare(&session.api, &keys, &offer, &signed, draft).await?;
@@ -42,23 +57,20 @@ pub async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
         ));
     }
     let mut status = prepared.send(&session.as_owner(&keys)).await?;
-    if args.start {
+    if start {
         status = session.api.post(&format!("/v1/agents/{npub}/start"), &json!({})).await?;
     }
-    session.output.either(&status, || {
-        let reason = field(&status["reason"], "text");
-        let next = match (args.start, args.custody) {
-            (false, _) => "start",
-            (true, CustodyArg::Attended) => "unlock",
-            (true, CustodyArg::Sealed | CustodyArg::Bunker | CustodyArg::Threshold) => "fund",
-        };
-        format!(
-            "Created {name} ({npub})\n{reason}\nIts mnemonic, under the passphrase: {kept} (`age -d` opens it)\nNext: nexus agent {next} {name}",
-            name = args.name,
-            kept = envelope.display(),
-        )
-    });
-    Ok(())
+    let reason = field(&status["reason"], "text");
+    let next = match (start, custody) {
+        (false, _) => "start",
+        (true, Custody::Attended) => "unlock",
+        (true, Custody::Sealed | Custody::Bunker | Custody::Threshold) => "fund",
+    };
+    let said = format!(
+        "Created {name} ({npub})\n{reason}\nIts mnemonic, under the passphrase: {kept} (`age -d` opens it)\nNext: nexus agent {next} {name}",
+        kept = envelope.display(),
+    );
+    Ok(Made { status, said })
 }
 
 /// The owner's signer, for the custody that needs one.

@@ -10,6 +10,7 @@ mod hook;
 pub(super) mod list;
 mod moving;
 mod policy;
+mod pylon;
 mod run;
 mod status;
 mod ticks;
@@ -18,7 +19,7 @@ mod unlock;
 
 use nexus_core::approval::Answer;
 
-use crate::cli::{AgentCommand, Global};
+use crate::cli::{AgentCommand, ExportFormat, Global};
 use crate::command::not_yet;
 use crate::output::Output;
 use crate::session::Session;
@@ -46,7 +47,9 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Approve(args) => approval::answer(&session, &args, Answer::Approved).await,
         AgentCommand::Refuse(args) => approval::answer(&session, &args, Answer::Denied).await,
         AgentCommand::Delete(args) => run::delete(&session, &args).await,
+        AgentCommand::Export(args) if args.format == ExportFormat::Pylon => pylon::export(&session, &args).await,
         AgentCommand::Export(args) => moving::export(&session, &args).await,
+        AgentCommand::Import(args) if pylon::is_foreign(&args.files) => pylon::import(&session, &args).await,
         AgentCommand::Import(args) => moving::import(&session, &args).await,
         AgentCommand::Withdraw(args) => command::withdraw(&session, &args).await,
         AgentCommand::AcceptRollback(args) => command::accept_rollback(&session, &args).await,

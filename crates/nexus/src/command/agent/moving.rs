@@ -1,7 +1,7 @@
 //! `nexus agent export` and `nexus agent import`
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +29,7 @@ const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn export(session: &Session, args: &ExportArgs) -> anyhow::Result<()> {
     let npub = session.agent(&args.agent).await?;
     if args.stop {
-        session.api.post(&format!("/v1/agents/{npub}/stop"), &json!({ "when": "after_tick" })).await?;
-        stopped(session, &npub.to_string()).await?;
+        stop(session, &npub.to_string()).await?;
     }
     let bytes = session.api.download(&format!("/v1/agents/{npub}/export")).await?;
     let Some(path) = &args.out else {
@@ -48,6 +47,12 @@ pub async fn export(session: &Session, args: &ExportArgs) -> anyhow::Result<()> 
         )
     });
     Ok(())
+}
+
+/// Stops it, and waits until nothing of it is in flight.
+pub(super) async fn stop(session: &Session, npub: &str) -> Result<(), Error> {
+    session.api.post(&format!("/v1/agents/{npub}/stop"), &json!({ "when": "after_tick" })).await?;
+    stopped(session, npub).await
 }
 
 /// Until no worker has it: its tick is over, and nothing of it is in flight.
@@ -70,7 +75,7 @@ async fn stopped(session: &Session, npub: &str) -> Result<(), Error> {
 
 pub async fn import(session: &Session, args: &ImportArgs) -> anyhow::Result<()> {
     let keys = session.owner_keys()?;
-    let bytes = read(args.file.as_deref())?;
+    let bytes = read(args.files.first().map(PathBuf::as_path))?;
     let verified = backup::read(&bytes, &keys.npub(), session.clock.now())?;
     prompt::say(backup::show(&verified));
     if !args.yes && prompt::terminal() && !prompt::confirm("Take this agent in, and sign that it lives here now?") {
