@@ -74,6 +74,8 @@ pub struct AgentState {
     pub view_key: u32,
     /// Digest of the profile and relay lists that were last published.
     pub profile_digest: Option<Hash32>,
+    /// Which network or mint its wallet is on, once a worker has opened it: `<kind>:<what>`.
+    pub wallet_home: Option<String>,
 }
 
 impl std::fmt::Debug for AgentState {
@@ -90,6 +92,21 @@ pub struct StateTooLarge {
 }
 
 impl AgentState {
+    /// Whether a wallet at `home` is the one that this state knows. The first one is, and the first of another kind: the
+    /// owner has signed for that.
+    pub fn take_wallet_home(&mut self, home: &str) -> bool {
+        fn kind(home: &str) -> Option<&str> {
+            home.split_once(':').map(|(kind, _)| kind)
+        }
+        match self.wallet_home.as_deref() {
+            Some(known) if kind(known) == kind(home) => known == home,
+            Some(_) | None => {
+                self.wallet_home = Some(home.to_owned());
+                true
+            }
+        }
+    }
+
     /// A first state.
     pub fn new(persona: String, goals: Vec<String>) -> Self {
         let goals = goals.into_iter().take(MAX_GOALS).map(|text| Goal { text, done: false, note: String::new() });

@@ -185,6 +185,51 @@ fn killed_exported_wiped_and_imported_elsewhere() {
     drop(there);
 }
 
+/// Two hosts share a development network and so the balance; a third that is on another says that it can't reach it.
+#[test]
+fn a_host_that_cannot_reach_the_wallet_says_so() {
+    let place = Place::new();
+    let host = place.start(&[]);
+    let npub = place.agent("ada", &["--heartbeat", "1d"]);
+    ticked(&place, 1);
+    let file = place.path("ada.backup");
+    let file = file.to_str().unwrap();
+    place.ok(&["agent", "export", "ada", "--move", "--out", file]);
+    let sats = balance(&place);
+
+    // The same owner's, with a development network of its own.
+    let mut third = Place::beside(&place);
+    third.devnet = place.path("another-devnet");
+    let there = third.start(&[]);
+    let (code, _, errors) = import(&third, file, &[]);
+    assert_eq!(code, 0, "{errors}");
+    let reason = |place: &Place| place.status("ada")["reason"].clone();
+    let said = eventually(60, || Some(reason(&third)).filter(|reason| reason["code"] == "wallet_unreachable"));
+    let said = said.unwrap_or_else(|| panic!("{}", third.status("ada")));
+    assert!(said["text"].as_str().unwrap().contains("unreachable from here"), "{said}");
+    third.ok(&["agent", "tick", "ada"]);
+    let (code, _, errors) = third.run(&["agent", "balance", "ada"]);
+    assert!(code != 0 || !errors.is_empty() || reason(&third)["code"] == "wallet_unreachable", "{errors}");
+    assert!(third.ticks("ada").is_empty(), "{:?}", third.ticks("ada"));
+
+    // It goes on from there to one that can, with its money.
+    let file = place.path("ada-again.backup");
+    let file = file.to_str().unwrap();
+    third.ok(&["agent", "export", "ada", "--move", "--out", file]);
+    assert_eq!(host.interrupt(), 0);
+    std::fs::remove_dir_all(place.path("data")).unwrap();
+    let fourth = Place::beside(&place);
+    let here = fourth.start(&[]);
+    let (code, _, errors) = import(&fourth, file, &[]);
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(fourth.status("ada")["npub"], npub.as_str());
+    let same = eventually(60, || (fourth.status("ada")["balance_sats"] == sats).then_some(()));
+    assert!(same.is_some(), "{sats}: {}", fourth.status("ada"));
+    fourth.ok(&["agent", "tick", "ada"]);
+    ticked(&fourth, 1);
+    drop((there, here));
+}
+
 #[test]
 fn a_changed_byte_is_refused_with_what_is_wrong() {
     let place = Place::new();

@@ -219,6 +219,12 @@ async fn attempt(
         wallet::refuse(host, &agent, requests, &text).await?;
         return Err(TurnError::parked(STATE_ROLLBACK, text, POLICY_RETRY_MS));
     }
+    if let Err(error) = wallet::at_home(host, &mut opened) {
+        if let TurnError::Parked { text, .. } = &error {
+            wallet::refuse(host, &agent, requests, text).await?;
+        }
+        return Err(error);
+    }
     if agent.unreconciled {
         match restored::reconcile(&pen, &mut agent, &mut opened).await {
             Err(TurnError::Parked { code, text, retry_ms }) => {
@@ -333,7 +339,7 @@ async fn live(
         agent.balance = Some(balance);
     } else {
         let text = "the agent's wallet cannot be reached; it is tried again";
-        return Err(TurnError::parked("wallet_unreachable", text, 10_000));
+        return Err(TurnError::parked(wallet::UNREACHABLE, text, 10_000));
     }
     let trigger = cause(agent.lifecycle, &taken).unwrap_or(trigger);
     match gate(&pen, &agent, opened, trigger).await? {

@@ -77,6 +77,10 @@ pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnErr
         rollback,
         overruled: 0,
     };
+    if let Some(here) = host.wallets.home(&opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default()) {
+        // Kept with the next state that is stored: whether it fits is asked before the wallet is.
+        opened.state.take_wallet_home(&here);
+    }
     // Nothing is built on a state that may be an older one.
     if opened.rollback.is_none() {
         remember_policy(host, agent.generation, &mut opened).await?;

@@ -31,6 +31,11 @@ pub trait Wallets: Send + Sync {
 
     /// The Lightning network that invoices must be for.
     fn network(&self) -> Network;
+
+    /// Which network or mint a wallet of this choice is on, `<kind>:<what>`, where one could be taken for another.
+    fn home(&self, _: &WalletChoice) -> Option<String> {
+        None
+    }
 }
 
 /// Wallets on the development network, keyed by a key from the wallet seed.
@@ -52,6 +57,13 @@ impl Wallets for DevWallets {
     fn network(&self) -> Network {
         Network::Regtest
     }
+
+    fn home(&self, choice: &WalletChoice) -> Option<String> {
+        match choice {
+            WalletChoice::Dev {} => self.0.node().map(|node| format!("devnet:{node}")),
+            WalletChoice::Cashu { .. } | WalletChoice::Nwc {} | WalletChoice::Spark {} => None,
+        }
+    }
 }
 
 /// The wallet that the policy names.
@@ -63,6 +75,24 @@ pub(crate) fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>
         .map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
 }
 
+/// Whether the wallet that would be opened here is the agent's own. On another network the same key has another account: an
+/// agent that moved to a host that can't reach its money must not take that for having none.
+pub(crate) fn at_home(host: &Host, opened: &mut Opened) -> Result<(), TurnError> {
+    let choice = opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default();
+    let Some(here) = host.wallets.home(&choice) else { return Ok(()) };
+    if opened.state.take_wallet_home(&here) {
+        return Ok(());
+    }
+    let short = |home: &str| home.chars().take(19).collect::<String>();
+    let known = opened.state.wallet_home.as_deref().unwrap_or_default();
+    let text = format!(
+        "its wallet is unreachable from here: it is on {}…, this host is on {}…; start this host on that network, or move the agent to one that is",
+        short(known),
+        short(&here)
+    );
+    Err(TurnError::parked(UNREACHABLE, text, UNREACHABLE_RETRY_MS))
+}
+
 /// What can be spent now; an error in words when the backend does not say.
 pub(crate) async fn balance(wallet: &dyn WalletDriver) -> Result<Msat, String> {
     match tokio::time::timeout(WALLET_TIMEOUT, wallet.balance()).await {
@@ -71,6 +101,10 @@ pub(crate) async fn balance(wallet: &dyn WalletDriver) -> Result<Msat, String> {
         Err(_) => Err("the wallet backend did not answer in time".into()),
     }
 }
+
+/// The reason of an agent whose wallet can't be reached.
+pub(crate) const UNREACHABLE: &str = "wallet_unreachable";
+const UNREACHABLE_RETRY_MS: u64 = 60_000;
 
 /// How long after its expiry an invoice is still looked up: a payment may have been on its way.
 const LATE_PAYMENT_MS: i64 = 60_000;

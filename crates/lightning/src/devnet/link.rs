@@ -99,6 +99,10 @@ impl Link {
         lock(&self.url).clone()
     }
 
+    pub(super) fn node(&self) -> Option<String> {
+        lock(&self.pinned).clone()
+    }
+
     pub(super) fn serving(&self) -> bool {
         lock(&self.server).as_ref().is_some_and(Server::running)
     }

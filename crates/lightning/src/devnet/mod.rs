@@ -135,6 +135,11 @@ impl Devnet {
         self.link.url()
     }
 
+    /// The public key of the network's node, compressed, in hex: which network it is, wherever it is served.
+    pub fn node(&self) -> Option<String> {
+        self.link.node()
+    }
+
     /// Whether this process serves it.
     pub fn serving(&self) -> bool {
         self.link.serving()
