@@ -68,10 +68,13 @@ pub async fn get(store: &Store, npub: Npub, event_id: Hash32) -> Result<Option<P
     store.row("read a publication", sql, params![npub, event_id], publication_row).await
 }
 
-/// Forgets finished ones from before `before`. Returns how many.
+/// Forgets finished ones from before `before`, but for those of a tick that is open: whoever goes on with it, however late,
+/// notes there what became of them. Returns how many.
 pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
     let sql = "DELETE FROM publication WHERE (npub, event_id) IN
-        (SELECT npub, event_id FROM publication WHERE done = 1 AND created_at < ?1 ORDER BY created_at LIMIT ?2)";
+        (SELECT p.npub, p.event_id FROM publication p WHERE p.done = 1 AND p.created_at < ?1
+            AND NOT EXISTS (SELECT 1 FROM tick t WHERE t.tick_id = p.tick_id AND t.status = 'open')
+         ORDER BY p.created_at LIMIT ?2)";
     store.change("purge publications", Statement::write(sql, params![before, limit])).await
 }
 

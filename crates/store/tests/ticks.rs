@@ -7,10 +7,11 @@ mod suite;
 
 use common::{ALICE, BOB, Kind, NOW, World, record, started, tick_id};
 use nexus_core::trigger::Trigger;
-use nexus_core::{Msat, TickId};
+use nexus_core::{Hash32, Msat, TickId};
 use nexus_store::inbox::{self, NewItem, Put};
+use nexus_store::publication::{self, NewPublication};
 use nexus_store::tick::{self, TickStatus};
-use nexus_store::{Conflict, agent, event, journal};
+use nexus_store::{Conflict, Side, agent, event, journal};
 
 fn mention(n: u32) -> NewItem {
     NewItem {
@@ -130,7 +131,34 @@ async fn an_open_tick_survives_a_restart(world: World) {
     assert_eq!((skipped.status, skipped.reason.as_deref()), (TickStatus::Skipped, Some("busy")));
 }
 
+/// Published long ago by whoever looked after the agent then; the tick that wrote it is still open.
+async fn what_an_open_tick_published_is_kept(world: World) {
+    let store = &world.store;
+    tick::begin(store, world.begin(ALICE, 1)).await.unwrap();
+    let (mine, other) = (Hash32::from_bytes([1; 32]), Hash32::from_bytes([2; 32]));
+    let put = |event_id| {
+        Side::PutPublication(NewPublication {
+            event_id,
+            kind: 1,
+            json: "{}".into(),
+            relays: vec!["wss://relay.example".into()],
+            next_attempt_at: NOW,
+        })
+    };
+    let said = |event_id| Side::PublicationResult { event_id, done: true, relays: "[]".into(), next_attempt_at: None };
+    journal::append(store, world.append(ALICE, 1, 2, vec![put(mine)])).await.unwrap();
+    let sides = vec![said(mine), put(other), said(other)];
+    journal::apply(store, world.fence, ALICE, world.generation, NOW, sides).await.unwrap();
+    let later = NOW.plus_ms(30 * 86_400_000);
+    assert_eq!(publication::purge(store, later, 100).await.unwrap(), 1, "the one that no tick waits for");
+    assert!(publication::get(store, ALICE, mine).await.unwrap().is_some());
+    journal::append(store, world.append(ALICE, 1, 3, vec![said(mine)])).await.unwrap();
+    tick::commit(store, world.commit(ALICE, 1, 2)).await.unwrap();
+    assert_eq!(publication::purge(store, later, 100).await.unwrap(), 1);
+}
+
 suite::suite!(
+    what_an_open_tick_published_is_kept,
     a_tick_from_trigger_to_commit,
     a_commit_happens_once,
     one_open_tick_and_one_claim,
