@@ -15,6 +15,7 @@ use serde_json::Value;
 
 const TEXT: &str = r#"{"zebra": "the third build is green"}"#;
 
+#[expect(clippy::disallowed_methods, reason = "a sender has a clock of its own")]
 fn now() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     UnixMs(i64::try_from(since.as_millis()).unwrap())
