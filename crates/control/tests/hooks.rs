@@ -117,7 +117,8 @@ async fn nothing_else_is_believed() {
     }
     // Signed for another body, another id.
     let at = world.host.clock.now();
-    let (time, signature) = (at.secs().to_string(), sign_webhook("m", at, body, &[hook.key.clone()]).unwrap());
+    let (time, signature) =
+        (at.secs().to_string(), sign_webhook("m", at, body, std::slice::from_ref(&hook.key)).unwrap());
     for (id, body) in [("m", &b"other"[..]), ("n", body)] {
         let headers = [("webhook-id", id), ("webhook-timestamp", time.as_str()), ("webhook-signature", &signature)];
         assert_eq!(
