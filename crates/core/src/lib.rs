@@ -14,6 +14,7 @@ pub mod gate;
 pub mod id;
 pub mod lifecycle;
 pub mod money;
+pub mod notice;
 pub mod payment;
 pub mod placement;
 pub mod policy;

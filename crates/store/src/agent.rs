@@ -16,8 +16,8 @@ mod hosted;
 mod moving;
 mod row;
 
-pub(crate) use hosted::reconciled_statement;
 pub use hosted::{Change, Made, Settle, change, put_made, raise_reader, settle};
+pub(crate) use hosted::{noticed_statement, reconciled_statement};
 pub use moving::{Arrival, Departure, arrive, keep_claim, leave};
 pub(crate) use row::{agent_columns, agent_row};
 
@@ -76,6 +76,9 @@ pub struct Agent {
     pub restored_at: Option<UnixMs>,
     /// It was put back, and its wallet was not compared with its books yet: nothing is spent until then.
     pub unreconciled: bool,
+    /// What its owner was last told that it needs them for; none when that is over. And when something was told.
+    pub noticed: Option<String>,
+    pub noticed_at: Option<UnixMs>,
 }
 
 /// The owner-signed policy event, stored verbatim.

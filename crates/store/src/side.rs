@@ -48,6 +48,10 @@ pub enum Side {
     },
     /// An action that begins to wait for its owner; the same again changes nothing.
     PutApproval(NewApproval),
+    /// What the owner was told that the agent needs them for; none: that is over.
+    Noticed {
+        code: Option<String>,
+    },
     /// Spending that no hold stood for.
     CountSpent {
         window: Window,
@@ -104,6 +108,7 @@ impl Side {
             Self::ReserveBudget { window, amount, limit } => vec![budget::reserve(npub, window, *amount, *limit)],
             Self::ReleaseBudget { window, amount } => vec![budget::settle(npub, window, *amount, Msat::ZERO)],
             Self::SettleBudget { window, held, spent } => vec![budget::settle(npub, window, *held, *spent)],
+            Self::Noticed { code } => vec![agent::noticed_statement(npub, code.clone(), now)],
             Self::CountSpent { window, amount } => vec![budget::count(npub, window, *amount)],
             Self::Reconciled { balance } => vec![agent::reconciled_statement(npub, *balance, now)],
             Self::InsertPayment(payment) => payment.statements(npub, tick, now),

@@ -27,6 +27,7 @@ use crate::error::TurnError;
 use crate::faults::At;
 use crate::host::Host;
 use crate::ledger::Pen;
+use crate::notice;
 use crate::profile::{publication, relays, signed};
 use crate::unlock::{Opened, seal_state};
 
@@ -77,6 +78,13 @@ pub(crate) async fn commit_parked(
             waiting.request = Some(json.id);
             sides.push(publication(&json, &relays(pen.host, agent), now));
         }
+        let asks = format!(
+            "{0} asks you: {1}\nNext: nexus agent approvals {0}\n{2}",
+            agent.name,
+            waiting.parked().kind.as_str(),
+            agent.npub
+        );
+        sides.extend(notice::message(pen.host, agent, &asks).await?);
         let sealed = details(pen.host, opened, &waiting.asked, why)?;
         let parked = waiting.parked();
         sides.push(Side::PutApproval(NewApproval::new(&parked, waiting.request, sealed)));

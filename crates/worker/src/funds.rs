@@ -12,7 +12,7 @@ use nexus_store::tick;
 use crate::error::TurnError;
 use crate::ledger::Pen;
 use crate::market::fee_allowance;
-use crate::wallet;
+use crate::{notice, wallet};
 
 const DAY_MS: i64 = 86_400_000;
 /// Between looks at an old invoice, at most.
@@ -90,6 +90,8 @@ pub(crate) async fn refresh(
     if funded.lifecycle != agent.lifecycle {
         agent.lifecycle = funded.lifecycle;
         agent.lifecycle_since = pen.now();
+        // At once: an agent with nothing new is not looked at for a while.
+        notice::tend(pen, agent).await?;
     }
     agent.balance = Some(balance);
     Ok(Some(balance))

@@ -16,6 +16,7 @@ mod funds;
 mod host;
 mod ledger;
 mod market;
+mod notice;
 mod perceive;
 mod perform;
 mod profile;

@@ -29,7 +29,7 @@ use crate::perceive::Room;
 use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
-use crate::{approval, custody, funds, profile, recover, rest, restored, rollback, tick, wallet, withdraw};
+use crate::{approval, custody, funds, notice, profile, recover, rest, restored, rollback, tick, wallet, withdraw};
 
 /// What becomes of the agent's seat.
 pub(crate) enum After {
@@ -100,7 +100,7 @@ async fn park(host: &Host, npub: Npub, generation: Generation, code: &str, text:
     let pen = Pen { host, npub, generation };
     let retry = host.now().plus_ms(i64::try_from(retry_ms).unwrap_or(i64::MAX));
     let shown = async {
-        let agent = agent::get(&host.store, npub).await?.ok_or(TurnError::Stale)?;
+        let mut agent = agent::get(&host.store, npub).await?.ok_or(TurnError::Stale)?;
         let custody = match code {
             LOCKED => CustodyState::Locked,
             SIGNER_OFFLINE => CustodyState::SignerOffline,
@@ -108,12 +108,13 @@ async fn park(host: &Host, npub: Npub, generation: Generation, code: &str, text:
         };
         let reason = Some(Reason::new(code, text));
         if agent.custody == custody {
-            pen.reason(&agent, reason, Some(retry)).await?;
+            pen.reason(&agent, reason.clone(), Some(retry)).await?;
         } else {
-            let (custody, reason, next_attempt_at) = (Some(custody), Some(reason), Some(Some(retry)));
+            let (custody, reason, next_attempt_at) = (Some(custody), Some(reason.clone()), Some(Some(retry)));
             pen.change(Change { custody, reason, next_attempt_at, ..Change::default() }, Vec::new()).await?;
         }
-        Ok::<(), TurnError>(())
+        (agent.custody, agent.reason) = (custody, reason);
+        notice::tend(&pen, &agent).await
     };
     match shown.await {
         Err(TurnError::Stale) => After::Drop,
@@ -183,6 +184,7 @@ async fn attempt(
             version: agent.reader_version,
         });
     }
+    notice::tend(&pen, &agent).await?;
     let publish_in = recover::publications(&pen).await?;
     let open = ticks::open(&host.store, npub).await?;
     let requests = wallet_request::waiting(&host.store, npub, host.now()).await?;

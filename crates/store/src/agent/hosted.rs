@@ -129,6 +129,16 @@ pub(crate) fn reconciled_statement(npub: Npub, balance: Msat, at: UnixMs) -> Sta
     .one_or_conflict(Conflict::NoAgent)
 }
 
+/// What the owner was told, now; none: what was told is over.
+pub(crate) fn noticed_statement(npub: Npub, code: Option<String>, at: UnixMs) -> Statement {
+    let told_at = code.is_some().then_some(at);
+    Statement::write(
+        "UPDATE agent SET noticed = ?2, noticed_at = COALESCE(?3, noticed_at) WHERE npub = ?1",
+        params![npub, code, told_at],
+    )
+    .one_or_conflict(Conflict::NoAgent)
+}
+
 impl Change {
     /// One statement for every mixture of fields, so that it stays prepared.
     pub(crate) fn statement(&self, npub: Npub, at: UnixMs) -> Statement {
