@@ -244,8 +244,12 @@ fn configured(config: &AgentConfig, fields: &Map<String, Value>) -> Result<Agent
 /// The fields that differ.
 fn patch(before: &AgentConfig, after: &AgentConfig) -> Map<String, Value> {
     match (serde_json::to_value(before), serde_json::to_value(after)) {
-        (Ok(before), Ok(Value::Object(after))) => {
-            after.into_iter().filter(|(name, value)| before[name.as_str()] != *value).collect()
+        (Ok(Value::Object(before)), Ok(Value::Object(after))) => {
+            // What is at its default may not be written at all: null brings it there.
+            let gone = before.keys().filter(|name| !after.contains_key(*name)).map(|name| (name.clone(), Value::Null));
+            let gone: Vec<_> = gone.collect();
+            let changed = after.into_iter().filter(|(name, value)| before.get(name) != Some(value));
+            changed.chain(gone).collect()
         }
         (_, _) => Map::new(),
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::placement::Failover;
+use crate::schedule::plan::{Schedule, plan_all};
 use crate::trigger::Trigger;
 
 /// Longest name, in characters.
@@ -56,6 +57,9 @@ pub struct AgentConfig {
     pub ticks_per_hour: u32,
     /// Shown in the public profile (kind 39200 and kind 0).
     pub about: String,
+    /// What wakes it beside its heartbeat. At most 32; no two of one name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<Schedule>,
 }
 
 impl Default for AgentConfig {
@@ -72,6 +76,7 @@ impl Default for AgentConfig {
             sender_rate_per_minute: 5,
             ticks_per_hour: 60,
             about: String::new(),
+            schedules: Vec::new(),
         }
     }
 }
@@ -123,6 +128,7 @@ impl AgentConfig {
         if self.ticks_per_hour == 0 || self.ticks_per_hour > 3_600 {
             return Err(InvalidConfig::new("ticks_per_hour", "use 1 to 3600"));
         }
+        plan_all(&self.schedules).map_err(|invalid| InvalidConfig::new("schedules", invalid.to_string()))?;
         Ok(())
     }
 }

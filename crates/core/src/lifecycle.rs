@@ -89,7 +89,12 @@ pub const fn admits(lifecycle: Lifecycle, trigger: Trigger) -> bool {
         Lifecycle::Active | Lifecycle::LowBalance => true,
         Lifecycle::Hibernating => match trigger {
             Trigger::Zap | Trigger::Manual | Trigger::Approval => true,
-            Trigger::Heartbeat | Trigger::Mention | Trigger::Dm | Trigger::Webhook | Trigger::Kind(_) => false,
+            Trigger::Heartbeat
+            | Trigger::Schedule
+            | Trigger::Mention
+            | Trigger::Dm
+            | Trigger::Webhook
+            | Trigger::Kind(_) => false,
         },
     }
 }

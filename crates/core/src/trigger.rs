@@ -16,6 +16,8 @@ pub enum Trigger {
     Dm,
     Zap,
     Webhook,
+    /// One of the schedules beside the heartbeat.
+    Schedule,
     Manual,
     Approval,
     Kind(u16),
@@ -25,7 +27,7 @@ impl Trigger {
     /// The inbox class under which a wake-up is deduplicated.
     pub const fn class(self) -> Class {
         match self {
-            Self::Heartbeat => Class::Schedule,
+            Self::Heartbeat | Self::Schedule => Class::Schedule,
             Self::Mention | Self::Dm | Self::Zap | Self::Kind(_) => Class::Nostr,
             Self::Webhook => Class::Webhook,
             Self::Manual => Class::Manual,
@@ -42,6 +44,7 @@ impl fmt::Display for Trigger {
             Self::Dm => f.write_str("dm"),
             Self::Zap => f.write_str("zap"),
             Self::Webhook => f.write_str("webhook"),
+            Self::Schedule => f.write_str("schedule"),
             Self::Manual => f.write_str("manual"),
             Self::Approval => f.write_str("approval"),
             Self::Kind(kind) => write!(f, "kind:{kind}"),
@@ -51,7 +54,7 @@ impl fmt::Display for Trigger {
 
 /// A text that names no trigger.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown trigger: use heartbeat, mention, dm, zap, webhook, manual, approval or kind:N")]
+#[error("unknown trigger: use heartbeat, mention, dm, zap, webhook, schedule, manual, approval or kind:N")]
 pub struct UnknownTrigger;
 
 impl FromStr for Trigger {
@@ -64,6 +67,7 @@ impl FromStr for Trigger {
             "dm" => Self::Dm,
             "zap" => Self::Zap,
             "webhook" => Self::Webhook,
+            "schedule" => Self::Schedule,
             "manual" => Self::Manual,
             "approval" => Self::Approval,
             other => Self::Kind(other.strip_prefix("kind:").and_then(|n| n.parse().ok()).ok_or(UnknownTrigger)?),

@@ -47,7 +47,7 @@ pub fn read_schedule(event: &Event) -> Result<Schedule, EventError> {
 pub fn triggers(head: Head, triggers: &BTreeSet<Trigger>) -> UnsignedEvent {
     let public = triggers.iter().filter(|trigger| match trigger {
         Trigger::Mention | Trigger::Dm | Trigger::Zap | Trigger::Kind(_) => true,
-        Trigger::Heartbeat | Trigger::Webhook | Trigger::Manual | Trigger::Approval => false,
+        Trigger::Heartbeat | Trigger::Schedule | Trigger::Webhook | Trigger::Manual | Trigger::Approval => false,
     });
     let tags = std::iter::once(tag(["d", "triggers"])).chain(public.map(|trigger| trigger_tag(*trigger)));
     head.unsigned(kinds::SCHEDULE, tags.collect(), "")

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use nexus_core::agent::CatchUp;
 use nexus_core::policy::{Limits, Policy};
+use nexus_core::schedule::{Overlap, Schedule, When};
 use nexus_core::state::AgentState;
 use nexus_core::status::Hosting;
 use nexus_core::{AccountId, AgentConfig, Entropy, Msat, Npub, UnixMs};
@@ -87,6 +89,7 @@ pub async fn make(
     limits: Limits,
     heartbeat_secs: u32,
     home: Option<String>,
+    schedules: Vec<Schedule>,
     now: UnixMs,
     entropy: Arc<Dice>,
 ) -> Made<(Agent, NewAgent)> {
@@ -115,6 +118,7 @@ pub async fn make(
         region: home.clone(),
         sender_rate_per_minute: 600,
         ticks_per_hour: 3_600,
+        schedules,
         ..AgentConfig::default()
     };
     let name = format!("agent-{index}");
@@ -146,6 +150,21 @@ pub async fn make(
     };
     let agent = Agent { npub, name, wallet_words: root.wallet_words.clone(), data: keys.data, limits, home };
     Ok((agent, new))
+}
+
+/// One that comes again and again, and one that comes once.
+pub fn schedules(from: UnixMs) -> Vec<Schedule> {
+    let of = |name: &str, when, overlap| Schedule {
+        name: name.into(),
+        when,
+        overlap,
+        catch_up: CatchUp::Once,
+        window_secs: 86_400,
+    };
+    vec![
+        of("often", When::Every { secs: 60, from_ms: from.plus_ms(8_000) }, Overlap::QueueOne),
+        of("once", When::Once { at_ms: from.plus_ms(25_000) }, Overlap::Skip),
+    ]
 }
 
 /// Those who write to agents. There are [`PEOPLE`] of them.

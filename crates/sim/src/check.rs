@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nexus_core::budget::{Counter, Window};
+use nexus_core::event::EventBody;
 use nexus_core::lifecycle::{Lifecycle, LifecycleRules};
 use nexus_core::payment::PaymentState;
+use nexus_core::schedule::plan::run_of;
 use nexus_core::status::{Desired, Reason};
-use nexus_core::{Hash32, Msat, TickId, WorkerId};
+use nexus_core::trigger::Trigger;
+use nexus_core::{Hash32, Msat, TickId, UnixMs, WorkerId};
 use nexus_store::event::Chain;
 use nexus_store::payment::{self, Payment};
 use nexus_store::{StoreError, agent, event, inbox, inspect, publication, tick};
@@ -105,6 +108,7 @@ pub async fn all(world: &World) -> Result<(), StoreError> {
         chain(world, owned).await?;
         standing(world, owned).await?;
         triggers(world, owned).await?;
+        schedules(world, owned).await?;
         money(world, owned).await?;
         crate::approvals::check(world, owned).await?;
     }
@@ -168,6 +172,54 @@ async fn triggers(world: &World, owned: &Agent) -> Result<(), StoreError> {
     let handled = stored.iter().filter(|trigger| trigger.handled).count();
     world.trace.note(format_args!("{}: {handled} of {} triggers handled", owned.name, stored.len()));
     Ok(())
+}
+
+/// From its first run on, every time that a schedule was looked at is a run or told as missed.
+async fn schedules(world: &World, owned: &Agent) -> Result<(), StoreError> {
+    let Some(found) = agent::get(&world.store, owned.npub).await? else { return Ok(()) };
+    // Who stops an agent forgets what comes due meanwhile.
+    if world.plan.owners {
+        return Ok(());
+    }
+    let stored = inspect::triggers(&world.store, owned.npub).await?;
+    let missed = missed(world, owned).await?;
+    for schedule in &found.config.schedules {
+        let Ok(plan) = schedule.plan() else { continue };
+        let due = stored.iter().filter_map(|trigger| run_of(&trigger.external_id));
+        let runs: Vec<UnixMs> = due.filter(|(name, _)| *name == schedule.name).map(|(_, at)| at).collect();
+        let (Some(first), Some(upto)) = (runs.iter().min(), found.schedules_at) else { continue };
+        runs.iter().for_each(|_| world.count(counts::SCHEDULED));
+        let times = plan.between(first.plus_ms(-1), upto, 20_000).len();
+        let told = missed.get(&schedule.name).copied().unwrap_or(0);
+        if runs.len() + told < times {
+            world.trace.violated(format_args!(
+                "{}: of {times} times of {}, {} were run and {told} told as missed",
+                owned.name,
+                schedule.name,
+                runs.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// How many runs of each schedule the history tells as missed.
+async fn missed(world: &World, owned: &Agent) -> Result<BTreeMap<String, usize>, StoreError> {
+    let (mut missed, mut after) = (BTreeMap::new(), 0);
+    loop {
+        let page = event::after(&world.store, owned.npub, after, event::MAX_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(missed) };
+        after = last.event.seq;
+        for event in &page {
+            let EventBody::TickSkipped { trigger: Trigger::Schedule, reason } = &event.event.body else { continue };
+            let Some(told) = reason.strip_prefix("missed: ") else { continue };
+            let count = told.split(' ').find_map(|word| word.parse::<usize>().ok());
+            let name = told.split('"').nth(1);
+            if let (Some(count), Some(name)) = (count, name) {
+                *missed.entry(name.to_owned()).or_default() += count;
+            }
+        }
+    }
 }
 
 /// The record is what happened, and within the limits.

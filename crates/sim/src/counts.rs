@@ -11,6 +11,7 @@ pub const PAUSED: &str = "stall within the lease";
 pub const CLOCK_JUMP: &str = "clock jumps";
 pub const REGION_LOST: &str = "region lost";
 
+pub const SCHEDULED: &str = "run of a schedule";
 pub const MENTION: &str = "mention";
 pub const DM: &str = "direct message";
 pub const MANUAL: &str = "manual trigger";
@@ -39,7 +40,8 @@ pub const ANSWERED: &str = "note answered";
 pub const ANSWERED_DM: &str = "direct message answered";
 
 const ACCIDENTS: [&str; 5] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST];
-const OPERATIONS: [&str; 26] = [
+const OPERATIONS: [&str; 27] = [
+    SCHEDULED,
     ANSWERS,
     WEEK,
     ASKED,

@@ -119,6 +119,8 @@ pub struct Plan {
     pub a_week_passes: bool,
     /// How long a worker that is told to stop hands its agents over; 0 for not at all.
     pub drain_ms: u64,
+    /// Agents have schedules beside their heartbeat.
+    pub schedules: bool,
 }
 
 impl Plan {
@@ -150,6 +152,7 @@ impl Plan {
             unfunded: dice.chance(300),
             drain_ms: *dice.pick(&[0, 3_000, 10_000]),
             a_week_passes: far_off && dice.chance(300),
+            schedules: dice.chance(400),
         }
     }
 }

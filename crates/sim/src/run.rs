@@ -206,7 +206,8 @@ async fn build(
     for index in 0..plan.agents {
         let limits = agents::limits(dice, plan.poor);
         let home = (plan.regions > 1).then(|| format!("r{}", index % plan.regions));
-        let (agent, new) = agents::make(index, limits, plan.heartbeat_secs, home, at, dice.clone()).await?;
+        let schedules = if plan.schedules { agents::schedules(at) } else { Vec::new() };
+        let (agent, new) = agents::make(index, limits, plan.heartbeat_secs, home, schedules, at, dice.clone()).await?;
         agent::create(&store, new, None, audit()).await?;
         agent::set_desired(&store, agent.npub, Desired::Running, false, None, audit()).await?;
         if !(plan.unfunded && index == 0) {

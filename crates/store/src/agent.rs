@@ -79,6 +79,9 @@ pub struct Agent {
     /// What its owner was last told that it needs them for; none when that is over. And when something was told.
     pub noticed: Option<String>,
     pub noticed_at: Option<UnixMs>,
+    /// Up to when its schedules were looked at, and when one is due next.
+    pub schedules_at: Option<UnixMs>,
+    pub next_schedule_at: Option<UnixMs>,
 }
 
 /// The owner-signed policy event, stored verbatim.
@@ -310,7 +313,8 @@ pub async fn set_desired(
                 waits_on!(),
                 " THEN reason_text ELSE ?6 END, next_attempt_at = CASE WHEN ",
                 waits_on!(),
-                " THEN next_attempt_at WHEN worker_id IS NULL AND ?2 = 'running' THEN ?7 ELSE NULL END, updated_at = ?7
+                " THEN next_attempt_at WHEN worker_id IS NULL AND ?2 = 'running' THEN ?7 ELSE NULL END,
+                  schedules_at = CASE WHEN ?2 = 'running' AND desired = 'stopped' THEN ?7 ELSE schedules_at END, updated_at = ?7
                  WHERE npub = ?1"
             ),
             params![npub, desired.as_str(), stop_now, purpose.as_str(), code, text, audit.at],
@@ -321,7 +325,8 @@ pub async fn set_desired(
     write_and_read(store, draft, npub).await
 }
 
-/// Replaces name and configuration, if `expected_version` is still the stored one.
+/// Replaces name and configuration, if `expected_version` is still the stored one. Schedules that change begin now: runs
+/// that were due before and did not begin are forgotten.
 ///
 /// # Errors
 /// `Conflict::Version`, `Conflict::NameTaken`, `Conflict::NoAgent`.
@@ -343,11 +348,20 @@ pub async fn set_config(
                 "UPDATE agent SET desired_rev = ",
                 rev!(),
                 ", name = ?3, config = ?4, region = ?5, config_version = config_version + 1, updated_at = ?6,
+                 schedules_at = CASE WHEN ?7 = 1 THEN ?6 ELSE schedules_at END,
                  away = CASE WHEN ?5 IS NULL OR worker_id IS NULL
                     OR ?5 = (SELECT w.region FROM worker w WHERE w.worker_id = agent.worker_id) THEN 0 ELSE 1 END
                  WHERE npub = ?1 AND config_version = ?2"
             ),
-            params![npub, expected_version, name.to_owned(), config_text(config)?, config.region.clone(), audit.at],
+            params![
+                npub,
+                expected_version,
+                name.to_owned(),
+                config_text(config)?,
+                config.region.clone(),
+                audit.at,
+                before.config.schedules != config.schedules
+            ],
         )
         .one_or_conflict(Conflict::Version),
     );

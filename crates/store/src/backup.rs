@@ -355,7 +355,7 @@ fn afterwards(at: UnixMs) -> Vec<String> {
                 placed_incarnation = NULL, prev_worker_id = NULL, last_worker_id = NULL, placement = 'unplaced', away = 0,
                 reason_code = '{RESTORED}', reason_text = '{waits}', next_attempt_at = {now},
                 next_tick_at = CASE WHEN next_tick_at < {now} THEN {now} ELSE next_tick_at END,
-                rest_config = NULL, rest_policy = NULL, rest_at = NULL, restored_at = {now}, unreconciled = 1
+                schedules_at = {now}, rest_config = NULL, rest_policy = NULL, rest_at = NULL, restored_at = {now}, unreconciled = 1
              WHERE moved_to IS NULL"
         ),
         format!("UPDATE counter SET value = value + {GENERATIONS} WHERE name = 'desired_rev'"),

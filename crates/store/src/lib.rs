@@ -45,6 +45,7 @@ pub mod publication;
 pub mod relay_event;
 pub mod replay;
 pub mod rest;
+pub mod schedule;
 pub mod side;
 pub mod tick;
 pub mod token;

@@ -18,6 +18,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0009_restore.sql"),
     include_str!("../migrations/0010_hooks.sql"),
     include_str!("../migrations/0011_notices.sql"),
+    include_str!("../migrations/0012_schedules.sql"),
 ];
 
 /// The newest schema this program knows.

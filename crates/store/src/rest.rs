@@ -1,4 +1,4 @@
-//! Agents at rest: nothing waits for them but their next heartbeat, which has nothing new.
+//! Agents at rest: nothing waits for them before their next schedule but heartbeats, which have nothing new.
 //!
 //! A worker that opened an agent and found nothing new marks what it saw. Until something of it changes, the next
 //! heartbeats are skipped on the mark's word alone: no key is opened, no wallet asked. Whoever writes the database can
@@ -20,7 +20,9 @@ macro_rules! at_rest {
         concat!(
             "(a.desired = 'running' AND a.custody = 'ready' AND a.hosting <> 'suspended'
               AND a.lifecycle IN ('active', 'low_balance') AND a.reason_code IS NULL AND a.next_tick_at IS NOT NULL
-              AND a.rest_at >= ",
+              AND (a.next_schedule_at IS NULL OR a.next_schedule_at > ",
+            $now,
+            ") AND a.rest_at >= ",
             $since,
             " AND a.rest_at >= a.last_tick_at AND a.rest_config = a.config_version
               AND a.rest_policy = a.policy_version
@@ -46,6 +48,7 @@ pub(crate) use at_rest;
 pub struct Resting {
     pub generation: Generation,
     pub next_tick_at: UnixMs,
+    pub next_schedule_at: Option<UnixMs>,
     pub config: AgentConfig,
 }
 
@@ -65,14 +68,14 @@ pub(crate) fn since(now: UnixMs) -> UnixMs {
 /// The agent if this worker holds it and it is at rest.
 pub async fn resting(store: &Store, worker: WorkerId, npub: Npub, now: UnixMs) -> Result<Option<Resting>> {
     let sql = concat!(
-        "SELECT a.generation, a.next_tick_at, a.config FROM agent a WHERE a.npub = ?1 AND a.worker_id = ?2 AND ",
+        "SELECT a.generation, a.next_tick_at, a.next_schedule_at, a.config FROM agent a WHERE a.npub = ?1 AND a.worker_id = ?2 AND ",
         at_rest!("?3", "?4")
     );
     store
         .row("look whether an agent rests", sql, params![npub, worker, now, since(now)], |row| {
-            let (generation, next_tick_at) = (row.get()?, row.get()?);
+            let (generation, next_tick_at, next_schedule_at) = (row.get()?, row.get()?, row.get()?);
             let config = row.parse(|text| serde_json::from_str(text).ok())?;
-            Ok(Resting { generation, next_tick_at, config })
+            Ok(Resting { generation, next_tick_at, next_schedule_at, config })
         })
         .await
 }

@@ -21,7 +21,7 @@ pub(crate) const MAX_TOGETHER: u32 = 500;
 /// A page of a worker's agents above a revision, whether still its own or moved away, in the order of their revisions.
 const CHANGED: &str = concat!(
     "SELECT c.npub, c.worker_id, c.generation, c.purpose, c.desired_rev,
-        (SELECT a.next_tick_at FROM agent a WHERE a.npub = c.npub AND a.worker_id = ?1 AND ",
+        (SELECT CASE WHEN a.next_schedule_at < a.next_tick_at THEN a.next_schedule_at ELSE a.next_tick_at END FROM agent a WHERE a.npub = c.npub AND a.worker_id = ?1 AND ",
     at_rest!("?4", "?5"),
     ") FROM (SELECT npub, worker_id, generation, purpose, desired_rev FROM
           (SELECT * FROM (SELECT npub, worker_id, generation, purpose, desired_rev FROM agent

@@ -1,5 +1,6 @@
 //! The free filter: before anything is paid for, inbox rows are opened, verified and judged.
 
+use nexus_core::schedule::plan as schedule;
 use nexus_core::tick::Claimed;
 use nexus_core::trigger::{Class, Stimulus, Trigger};
 use nexus_core::{AgentConfig, Hash32, UnixMs};
@@ -26,6 +27,8 @@ pub(crate) struct Taken {
     pub event: Option<Event>,
     /// What is remembered as acted on, for Nostr events.
     pub effect: Option<Hash32>,
+    /// The run of a schedule that it is.
+    pub run: Option<String>,
 }
 
 impl Taken {
@@ -40,7 +43,7 @@ impl Taken {
             at,
             text: "(this message cannot be read any more)".into(),
         };
-        Self { row, digest: Hash32::sha256(b""), stimulus, received_at: at, event: None, effect: None }
+        Self { row, digest: Hash32::sha256(b""), stimulus, received_at: at, event: None, effect: None, run: None }
     }
 
     pub const fn claim(&self) -> Claimed {
@@ -52,6 +55,9 @@ impl Taken {
 pub(crate) fn digest(item: &Item) -> Hash32 {
     let mut said = format!("{}\n{}\n", item.class.as_str(), item.trigger).into_bytes();
     said.extend_from_slice(&item.payload);
+    if item.class == Class::Schedule {
+        said.extend_from_slice(item.external_id.as_bytes());
+    }
     Hash32::sha256(&said)
 }
 
@@ -92,17 +98,28 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, Closed> 
             let event = nexus_nostr::parse_event(&item.payload).map_err(|_| "not_verified")?;
             let stimulus = nostr_trigger::receive(&event, &*opened.signer).await.map_err(closed)?;
             let effect = Some(nostr_trigger::effect_id(&stimulus, &event));
-            Ok(Taken { row: item.id, digest, stimulus, received_at: item.received_at, event: Some(event), effect })
+            Ok(Taken {
+                row: item.id,
+                digest,
+                stimulus,
+                received_at: item.received_at,
+                event: Some(event),
+                effect,
+                run: None,
+            })
         }
         Class::Manual | Class::Webhook | Class::Schedule | Class::Approval => {
-            let text = if item.payload.is_empty() {
+            let text = if item.class == Class::Schedule {
+                // Nothing of what the row says but which schedule, and when.
+                schedule::said(&item.external_id).ok_or("not_readable")?
+            } else if item.payload.is_empty() {
                 String::new()
             } else {
                 let bytes = opened.keys.inbox.open(&item.payload).map_err(|_| "not_readable")?;
                 String::from_utf8_lossy(bytes.expose()).into_owned()
             };
             let stimulus = Stimulus {
-                trigger: item.trigger,
+                trigger: if item.class == Class::Schedule { Trigger::Schedule } else { item.trigger },
                 // Sealed to the agent by anyone who knows its inbox recipient: no proof of who wrote it.
                 sender: None,
                 event_id: None,
@@ -111,7 +128,8 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, Closed> 
                 at: item.received_at,
                 text,
             };
-            Ok(Taken { row: item.id, digest, stimulus, received_at: item.received_at, event: None, effect: None })
+            let run = (item.class == Class::Schedule).then(|| item.external_id.clone());
+            Ok(Taken { row: item.id, digest, stimulus, received_at: item.received_at, event: None, effect: None, run })
         }
     }
 }
@@ -143,7 +161,8 @@ fn judge(
     now: UnixMs,
 ) -> Result<(), &'static str> {
     let trigger = row.stimulus.trigger;
-    let asked_for = matches!(trigger, Trigger::Manual | Trigger::Approval) || config.triggers.contains(&trigger);
+    let asked_for = matches!(trigger, Trigger::Manual | Trigger::Schedule | Trigger::Approval)
+        || config.triggers.contains(&trigger);
     if !asked_for {
         return Err("trigger_not_wanted");
     }

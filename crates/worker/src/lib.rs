@@ -28,6 +28,7 @@ mod rollback;
 mod roster;
 mod run;
 mod runner;
+mod schedules;
 mod secrets;
 mod tick;
 mod trace;

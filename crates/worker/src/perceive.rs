@@ -93,18 +93,24 @@ pub fn prompt(thinker: &Thinker<'_>, trigger: Trigger, stimuli: &[Stimulus], enc
     }
 }
 
-/// Whether these words are of someone the policy knows. Words that nobody signed are a stranger's.
+/// Whether these words are of someone the policy knows. Words that nobody signed are a stranger's; those of a schedule are
+/// this program's own.
 pub fn is_trusted(stimulus: &Stimulus, policy: &Policy, owner: &Npub) -> bool {
     match stimulus.sender {
         Some(sender) => policy.knows(&sender, owner),
-        None => stimulus.text.is_empty(),
+        None => stimulus.text.is_empty() || stimulus.trigger == Trigger::Schedule,
     }
 }
 
 const fn is_public(trigger: Trigger) -> bool {
     match trigger {
         Trigger::Mention | Trigger::Zap | Trigger::Kind(_) => true,
-        Trigger::Heartbeat | Trigger::Dm | Trigger::Webhook | Trigger::Manual | Trigger::Approval => false,
+        Trigger::Heartbeat
+        | Trigger::Schedule
+        | Trigger::Dm
+        | Trigger::Webhook
+        | Trigger::Manual
+        | Trigger::Approval => false,
     }
 }
 

@@ -23,7 +23,8 @@ pub(crate) async fn pass_by(host: &Host, npub: Npub, generation: Generation) -> 
     if resting.generation < generation {
         return Ok(None);
     }
-    let next = if resting.next_tick_at <= now { skip(host, npub, &resting, now).await? } else { resting.next_tick_at };
+    let beat = if resting.next_tick_at <= now { skip(host, npub, &resting, now).await? } else { resting.next_tick_at };
+    let next = resting.next_schedule_at.map_or(beat, |at| at.min(beat));
     Ok(Some(After::At(until(host, Some(next)))))
 }
 

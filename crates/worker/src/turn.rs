@@ -29,7 +29,9 @@ use crate::perceive::Room;
 use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
-use crate::{approval, custody, funds, notice, profile, recover, rest, restored, rollback, tick, wallet, withdraw};
+use crate::{
+    approval, custody, funds, notice, profile, recover, rest, restored, rollback, schedules, tick, wallet, withdraw,
+};
 
 /// What becomes of the agent's seat.
 pub(crate) enum After {
@@ -246,7 +248,11 @@ async fn attempt(
         let balance = wallet::balance(&*driver).await.ok().or(agent.balance).unwrap_or(Msat::ZERO);
         let mut run = tick::resume(pen, &agent, &mut opened, driver, balance, stop, open).await?;
         run.ending = agent.desired == Desired::Stopped && agent.stop_now;
+        let ran = schedules::run_for(&run.taken);
         run.drive().await?;
+        if !ran.is_empty() && agent.desired == Desired::Running {
+            schedules::look(&pen, &mut agent, &ran).await?;
+        }
         return Ok(After::At(host.mono()));
     }
     let resolve_in = resolved.again;
@@ -267,7 +273,9 @@ async fn attempt(
         pen.reason(&agent, None, agent.next_tick_at).await?;
         agent.reason = None;
     }
+    let scheduled = schedules::look(&pen, &mut agent, &[]).await?;
     let next = live(host, pen, agent, &mut opened, driver, stop).await?;
+    let next = scheduled.map(|at| until(host, Some(at))).into_iter().chain(next).min();
     let next = match next {
         Some(next) => next.since(host.mono()).min(soonest([publish_in, resolve_in, look_in]).unwrap_or(u64::MAX)),
         None => return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in])))),
@@ -364,8 +372,12 @@ async fn live(
     let missed = if heartbeat_due { advance(&pen, &agent, now).await? } else { Missed::NONE };
     let missed = if explained { Missed::NONE } else { missed };
     let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed, approved, since };
+    let ran = schedules::run_for(&cause.taken);
     let run = tick::begin(pen, &agent, opened, driver, balance, stop, cause).await?;
     run.drive().await?;
+    if !ran.is_empty() {
+        schedules::look(&pen, &mut agent, &ran).await?;
+    }
     // More may wait; if nothing does, the next turn finds out for free.
     Ok(Some(host.mono()))
 }

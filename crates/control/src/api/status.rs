@@ -94,6 +94,9 @@ pub struct AgentStatus {
     pub policy: Option<Value>,
     /// Sealed things for the agent's eyes go to this age recipient.
     pub inbox_recipient: Option<String>,
+    /// When one of its schedules is due next.
+    #[schema(value_type = Option<i64>)]
+    pub next_schedule_at_ms: Option<UnixMs>,
     /// Wake-ups that wait.
     pub inbox_waiting: i64,
     /// The last event's number.
@@ -150,6 +153,7 @@ pub async fn whole(app: &Shared, agent: &Agent) -> Result<AgentStatus, Problem> 
         policy_version: agent.policy_version,
         policy,
         inbox_recipient: sealed.inbox_recipient,
+        next_schedule_at_ms: agent.next_schedule_at.filter(|_| agent.desired == Desired::Running),
         inbox_waiting,
         event_seq: agent.event_seq,
         event_head: agent.event_head.to_string(),

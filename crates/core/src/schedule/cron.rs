@@ -54,6 +54,17 @@ impl Span {
     }
 }
 
+/// A zone of the IANA database, by its name.
+pub(super) fn zone_of(name: &str) -> Result<TimeZone, String> {
+    if name == "UTC" {
+        return Ok(TimeZone::UTC);
+    }
+    TimeZoneDatabase::bundled().get(name).map_err(|_| {
+        let shown: String = name.chars().take(64).collect();
+        format!("{shown:?} is no time zone of the IANA database: use one such as Europe/Berlin")
+    })
+}
+
 impl Cron {
     pub(super) fn parse(expression: &str, zone: &str) -> Result<Self, String> {
         let fields: Vec<&str> = expression.split_whitespace().collect();
@@ -67,14 +78,7 @@ impl Cron {
         let hourly = hour.starts_with('*');
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let pattern = parser.parse(expression).map_err(|error| format!("cron expression: {error}"))?;
-        let zone = match zone {
-            "UTC" => TimeZone::UTC,
-            name => TimeZoneDatabase::bundled().get(name).map_err(|_| {
-                let shown: String = name.chars().take(64).collect();
-                format!("{shown:?} is no time zone of the IANA database: use one such as Europe/Berlin")
-            })?,
-        };
-        let cron = Self { pattern, zone, hourly };
+        let cron = Self { pattern, zone: zone_of(zone)?, hourly };
         // 1 March 2024: what has no time before the 29 February after the next one has none at all.
         match cron.next_after(UnixMs(1_709_251_200_000)) {
             Some(_) => Ok(cron),

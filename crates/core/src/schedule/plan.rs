@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cron::Cron;
+use super::cron::{Cron, zone_of};
 use crate::agent::CatchUp;
 use crate::time::UnixMs;
 
@@ -17,6 +17,7 @@ pub const MAX_WINDOW_SECS: u32 = 7 * 86_400;
 /// Latest moment that can be named: the end of 2199.
 pub const MAX_MOMENT: UnixMs = UnixMs(7_258_118_399_999);
 const MAX_NAME: usize = 32;
+const RUN: &str = "schedule:";
 /// When a schedule is due.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -89,8 +90,7 @@ impl Schedule {
 
     /// Checks the schedule and makes it ready to be asked.
     pub fn plan(&self) -> Result<Plan, InvalidSchedule> {
-        let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
-        if !(1..=MAX_NAME).contains(&self.name.len()) || !self.name.chars().all(known) {
+        if !is_name(&self.name) {
             return Err(self.invalid("use 1 to 32 of a-z, 0-9, '-' and '_' as its name"));
         }
         if !(60..=MAX_WINDOW_SECS).contains(&self.window_secs) {
@@ -170,8 +170,40 @@ impl Plan {
 
     /// The external id of a run: one inbox row for each, however often the schedule is looked at.
     pub fn run_id(&self, at: UnixMs) -> String {
-        format!("schedule:{}:{at}", self.schedule.name)
+        format!("{RUN}{}:{at}", self.schedule.name)
     }
+}
+
+/// Reads a moment: RFC 3339 with its offset, or without one as the clocks of a zone show it. A time that the zone leaves out
+/// is taken as the first moment after the gap, one that comes twice as the first.
+pub fn moment(text: &str, zone: &str) -> Result<UnixMs, String> {
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Ok(UnixMs(at.as_millisecond()));
+    }
+    let zone = zone_of(zone)?;
+    let civil: jiff::civil::DateTime =
+        text.parse().map_err(|_| format!("{text:?} is no moment: use 2026-12-24T18:00 or 2026-12-24T18:00:00Z"))?;
+    let at = zone.to_ambiguous_timestamp(civil).compatible();
+    at.map(|at| UnixMs(at.as_millisecond())).map_err(|_| format!("{text:?} is out of range"))
+}
+
+/// The schedule and the moment that a run's external id names.
+pub fn run_of(id: &str) -> Option<(&str, UnixMs)> {
+    let (name, at) = id.strip_prefix(RUN)?.split_once(':')?;
+    let at = UnixMs(at.parse().ok()?);
+    (is_name(name) && (UnixMs(0)..=MAX_MOMENT).contains(&at)).then_some((name, at))
+}
+
+/// What an agent is told of a run: which schedule, and when it was due.
+pub fn said(id: &str) -> Option<String> {
+    let (name, at) = run_of(id)?;
+    let due = jiff::Timestamp::from_millisecond(at.0).ok()?;
+    Some(format!("schedule \"{name}\", due {due}"))
+}
+
+fn is_name(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(known)
 }
 
 impl Times {

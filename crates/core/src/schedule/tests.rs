@@ -334,3 +334,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_run_is_named_and_its_name_is_read() {
+    use super::plan::{moment, run_of, said};
+    assert_eq!(run_of("schedule:tea:1795375448000"), Some(("tea", UnixMs(1_795_375_448_000))));
+    assert_eq!(said("schedule:tea:1795375448000").as_deref(), Some("schedule \"tea\", due 2026-11-22T19:24:08Z"));
+    for bad in ["", "schedule:tea", "schedule:Tea:1", "schedule:a b:1", "schedule::1", "schedule:tea:-1", "tea:1"] {
+        assert_eq!((run_of(bad), said(bad)), (None, None), "{bad}");
+    }
+    let christmas = Ok(UnixMs(1_798_131_600_000));
+    assert_eq!(moment("2026-12-24T17:00:00Z", "UTC"), christmas);
+    assert_eq!(moment("2026-12-24T18:00:00+01:00", "UTC"), christmas);
+    assert_eq!(moment("2026-12-24T18:00", "Europe/Berlin"), christmas);
+    assert!(moment("2026-12-24T18:00", "Europe/Nowhere").is_err());
+    assert!(moment("noon", "UTC").is_err());
+}

@@ -73,6 +73,9 @@ pub enum AgentCommand {
     Import(ImportArgs),
     /// What it heard and decided in one tick, opened with your key
     Trajectory(TrajectoryArgs),
+    /// What wakes an agent beside its heartbeat: at a moment, at an interval, or by cron in a time zone
+    #[command(subcommand, visible_alias = "schedules")]
+    Schedule(ScheduleCommand),
     /// Addresses that wake an agent when something is posted there (Standard Webhooks)
     #[command(subcommand, visible_alias = "hooks")]
     Hook(HookCommand),
@@ -398,6 +401,74 @@ pub struct ImportArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScheduleCommand {
+    /// Add one, or change the one of this name
+    Add(ScheduleArgs),
+    /// What there is, and when each is due next
+    List {
+        /// Name or npub
+        agent: String,
+    },
+    /// Take one away
+    Remove {
+        /// Name or npub
+        agent: String,
+        /// Of the schedule
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("when").required(true).args(["cron", "every", "at"])))]
+pub struct ScheduleArgs {
+    /// Name or npub
+    pub agent: String,
+    /// 1 to 32 of a-z, 0-9, '-', '_': what the agent is told, and its goals can speak of
+    pub name: String,
+    /// Five fields: minute, hour, day of month, month, day of week
+    #[arg(long, value_name = "EXPRESSION")]
+    pub cron: Option<String>,
+    /// Time between runs, from now on: 30m, 2h, 1d
+    #[arg(long, value_name = "TIME", value_parser = duration_secs)]
+    pub every: Option<u32>,
+    /// Once: 2026-12-24T18:00 in the zone, or with an offset of its own (…Z, …+01:00)
+    #[arg(long, value_name = "MOMENT")]
+    pub at: Option<String>,
+    /// Time zone of the expression or moment, such as Europe/Berlin
+    #[arg(long, value_name = "ZONE", default_value = "UTC")]
+    pub zone: String,
+    /// What becomes of a run that is due while an earlier one is not done
+    #[arg(long, value_enum, default_value_t = OverlapArg::Skip)]
+    pub overlap: OverlapArg,
+    /// What becomes of runs that were due while nothing ran
+    #[arg(long, value_enum, default_value_t = CatchUpArg::Once)]
+    pub catch_up: CatchUpArg,
+    /// With `--catch-up all`: how old a run may be that is caught up
+    #[arg(long, value_name = "TIME", value_parser = duration_secs, default_value = "1d")]
+    pub window: u32,
+}
+
+/// See `nexus_core::schedule::Overlap`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OverlapArg {
+    /// It is missed
+    Skip,
+    /// The newest waits
+    QueueOne,
+}
+
+/// See `nexus_core::agent::CatchUp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CatchUpArg {
+    /// One run for all of them
+    Once,
+    /// None, unless it is less than a minute late
+    Skip,
+    /// Each of them, within the window
+    All,
 }
 
 #[derive(Debug, Subcommand)]

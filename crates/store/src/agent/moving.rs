@@ -242,7 +242,7 @@ fn back_statements(store: &Store, draft: &mut Draft, arrival: &Arrival, generati
     draft.push(Statement::write(
         concat!(
             "UPDATE agent SET name = ?2, config = ?3, config_version = config_version + 1, region = ?4, moved_to = NULL,
-                reason_code = NULL, reason_text = NULL, policy_version = ?5, updated_at = ?6, desired_rev = ",
+                reason_code = NULL, reason_text = NULL, policy_version = ?5, schedules_at = ?6, updated_at = ?6, desired_rev = ",
             rev!(),
             " WHERE npub = ?1"
         ),

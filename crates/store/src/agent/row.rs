@@ -14,7 +14,7 @@ macro_rules! agent_columns {
             a.last_worker_id, a.generation, a.reason_code, a.reason_text, a.next_attempt_at, a.next_tick_at,
             a.last_tick_at, a.balance_msat, a.balance_at, a.policy_version, a.last_quote_msat, a.event_seq,
             a.event_head, a.created_at, a.updated_at, a.reader_version, a.moved_to,
-            a.restored_at, a.unreconciled, a.noticed, a.noticed_at FROM agent a"
+            a.restored_at, a.unreconciled, a.noticed, a.noticed_at, a.schedules_at, a.next_schedule_at FROM agent a"
     };
 }
 pub(crate) use agent_columns;
@@ -56,6 +56,8 @@ pub(crate) fn agent_row(row: &mut Columns) -> Result<Agent> {
         unreconciled: row.get()?,
         noticed: row.get()?,
         noticed_at: row.get()?,
+        schedules_at: row.get()?,
+        next_schedule_at: row.get()?,
     })
 }
 

@@ -12,6 +12,7 @@ mod moving;
 mod policy;
 mod pylon;
 mod run;
+mod schedule;
 mod status;
 mod ticks;
 mod trajectory;
@@ -54,6 +55,7 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Withdraw(args) => command::withdraw(&session, &args).await,
         AgentCommand::AcceptRollback(args) => command::accept_rollback(&session, &args).await,
         AgentCommand::Trajectory(args) => trajectory::run(&session, &args).await,
+        AgentCommand::Schedule(command) => schedule::run(&session, command).await,
         AgentCommand::Hook(command) => hook::run(&session, command).await,
         AgentCommand::Wallet(_) => Ok(()),
     }
@@ -85,6 +87,7 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Withdraw(_)
         | AgentCommand::AcceptRollback(_)
         | AgentCommand::Trajectory(_)
+        | AgentCommand::Schedule(_)
         | AgentCommand::Hook(_) => None,
     }
 }

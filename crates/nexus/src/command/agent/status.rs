@@ -58,6 +58,7 @@ fn rows(output: &Output, status: &Value, now: i64) -> Vec<(&'static str, Cell)> 
         ("runway", Cell::new(runway)),
         ("heartbeat", Cell::new(heartbeat)),
         ("next tick", at("next_tick_at_ms")),
+        ("next schedule", at("next_schedule_at_ms")),
         ("policy", Cell::new(status["policy_version"].as_i64().map_or("none".to_owned(), |v| format!("version {v}")))),
         ("waiting", Cell::new(format!("{} in the inbox", field(status, "inbox_waiting")))),
     ]
