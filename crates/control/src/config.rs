@@ -1,10 +1,13 @@
 //! What an operator may set for the control plane, and every limit in one place.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use nexus_core::Npub;
+use nexus_core::hosting::{HostingRules, Plan};
 use nexus_core::placement::ScaleRules;
+use nexus_lightning::Receive;
 use nexus_seal::operator::OperatorKey;
 use nostr::event::Event;
 use serde::{Deserialize, Serialize};
@@ -105,6 +108,16 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// What hosting costs, and where it is paid to.
+#[derive(Clone)]
+pub struct Billing {
+    pub rules: HostingRules,
+    /// By name. [`ControlConfig::plan`] is among them, and stands for every plan that is not.
+    pub plans: BTreeMap<String, Plan>,
+    /// The operator's node: it makes invoices, and can't pay.
+    pub node: Arc<dyn Receive>,
+}
+
 /// The control plane's configuration.
 #[derive(Clone)]
 pub struct ControlConfig {
@@ -146,6 +159,8 @@ pub struct ControlConfig {
     pub devnet_place: Option<String>,
     /// Closes what control itself keeps secret: the keys of hooks. Without it there are none.
     pub operator_key: Option<Arc<OperatorKey>>,
+    /// What hosting costs. Without it every account is paid.
+    pub billing: Option<Billing>,
     /// How long `POST …/invoices` waits for a worker; at most 10 s.
     pub invoice_wait_ms: u64,
     /// Event streams open at once, in all and for one account.
@@ -188,6 +203,7 @@ impl ControlConfig {
             development_wallets: false,
             devnet_place: None,
             operator_key: None,
+            billing: None,
             invoice_wait_ms: 10_000,
             max_streams: 1_024,
             max_streams_per_account: 64,
@@ -215,6 +231,12 @@ impl ControlConfig {
         self.retention.check()?;
         if self.invoice_wait_ms > 10_000 {
             return Err("invoice_wait_ms: at most 10000".to_owned());
+        }
+        if self.billing.as_ref().is_some_and(|billing| !billing.plans.contains_key(&self.plan)) {
+            return Err(format!("hosting.plan: there is no plan {:?}", self.plan));
+        }
+        if self.billing.is_some() && self.operator_key.is_none() {
+            return Err("hosting: the operator's key is needed to keep invoices".to_owned());
         }
         if self.pool_documents.iter().any(|event| nexus_seal::pool::verify_pool(event).is_err()) {
             return Err("a pool document is not signed by its root key".to_owned());

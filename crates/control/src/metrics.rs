@@ -78,6 +78,8 @@ pub struct Metrics {
     pub below_promise: Gauge,
     pub last_backup: Gauge,
     pub backup_stale: Gauge,
+    pub ledger_unsound: Gauge,
+    pub node_differences: Gauge,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -115,6 +117,8 @@ impl Metrics {
             below_promise: Gauge::default(),
             last_backup: Gauge::default(),
             backup_stale: Gauge::default(),
+            ledger_unsound: Gauge::default(),
+            node_differences: Gauge::default(),
             uptime_seconds: Gauge::default(),
         };
         registry.register("nexus_http_requests", "Requests answered", made.requests.clone());
@@ -166,6 +170,11 @@ impl Metrics {
         registry.register("nexus_last_backup_timestamp_seconds", last, self.last_backup.clone());
         let stale = "1 when there is no backup, or the next one is late";
         registry.register("nexus_backup_stale", stale, self.backup_stale.clone());
+        let unsound =
+            "Hosting entries that do not sum to zero, and accounts whose credit is not what their entries say";
+        registry.register("nexus_ledger_unsound", unsound, self.ledger_unsound.clone());
+        let different = "Credited invoices of which the operator's node says something else";
+        registry.register("nexus_node_differences", different, self.node_differences.clone());
         registry.register("nexus_agents_below_promise", "Agents under 99.9 % this month", self.below_promise.clone());
     }
 

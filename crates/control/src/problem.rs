@@ -37,6 +37,7 @@ codes! {
     InvalidJson = "invalid_json", BAD_REQUEST, "The body is not the JSON that this call takes";
     Unauthorized = "unauthorized", UNAUTHORIZED, "Sign the request (NIP-98) or send a token";
     ProofReplayed = "proof_replayed", UNAUTHORIZED, "This signed request was used before";
+    PaymentRequired = "payment_required", PAYMENT_REQUIRED, "Pay the invoice in WWW-Authenticate first (L402)";
     MissingScope = "missing_scope", FORBIDDEN, "The token lacks the scope for this call";
     OwnerKeyRequired = "owner_key_required", FORBIDDEN, "Only the owner's own key may do this, not a token";
     RegistrationClosed = "registration_closed", FORBIDDEN, "This host takes no new accounts";

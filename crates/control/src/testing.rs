@@ -18,12 +18,16 @@ pub const START: UnixMs = UnixMs(1_790_000_000_000);
 pub const AGENT: Npub = Npub::from_bytes([2; 32]);
 
 pub fn app(store: &Store, clock: &Arc<ManualClock>) -> Shared {
+    app_with(store, clock, ControlConfig::new("http://127.0.0.1".parse().unwrap()))
+}
+
+pub fn app_with(store: &Store, clock: &Arc<ManualClock>, config: ControlConfig) -> Shared {
     let parts = ControlParts {
         store: store.clone(),
         bus: LocalBus::new(),
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
-        config: ControlConfig::new("http://127.0.0.1".parse().unwrap()),
+        config,
         metrics: Arc::new(Metrics::default()),
         stop: CancellationToken::new(),
     };

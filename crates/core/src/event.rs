@@ -50,6 +50,11 @@ pub enum EventBody {
     HostingChanged {
         state: Hosting,
     },
+    /// Its hosting ends in so many days, and the account's credit does not cover the next month.
+    HostingEnds {
+        days: u16,
+        paid_until: UnixMs,
+    },
     Payment {
         payment_hash: Hash32,
         state: String,
@@ -86,6 +91,7 @@ impl EventBody {
             Self::BalanceChanged { .. } => "balance_changed",
             Self::LifecycleChanged { .. } => "lifecycle_changed",
             Self::HostingChanged { .. } => "hosting_changed",
+            Self::HostingEnds { .. } => "hosting_ends",
             Self::Payment { .. } => "payment",
             Self::ApprovalRequested { .. } => "approval_requested",
             Self::ApprovalChanged { .. } => "approval_changed",

@@ -30,6 +30,8 @@ pub struct Standing<'a> {
     pub something_new: bool,
     /// When the day's budget starts anew.
     pub next_day_at: UnixMs,
+    /// Ticks that the plan leaves for this day; none for no bound.
+    pub ticks_left_today: Option<u32>,
 }
 
 /// Why a trigger starts no tick.
@@ -45,7 +47,7 @@ pub struct Refusal {
 }
 
 /// Reasons that the gate gives and that stand until it is asked again. Others end when a turn gets as far as the gate.
-pub const STANDING_REASONS: [&str; 10] = [
+pub const STANDING_REASONS: [&str; 11] = [
     "stopped",
     "locked",
     "signer_offline",
@@ -54,6 +56,7 @@ pub const STANDING_REASONS: [&str; 10] = [
     "dormant",
     "hibernating",
     "tick_rate",
+    "plan_ticks",
     "day_limit",
     "reserve",
 ];
@@ -100,6 +103,10 @@ pub fn pass(standing: &Standing<'_>, trigger: Trigger) -> Result<(), Refusal> {
         let text = "as many ticks as an hour may have";
         return Err(Refusal { retry_at: Some(standing.hour_frees_at), ..refuse("tick_rate", text) });
     }
+    if standing.ticks_left_today == Some(0) {
+        let text = "as many ticks as the account's plan allows in a day";
+        return Err(Refusal { retry_at: Some(standing.next_day_at), ..refuse("plan_ticks", text) });
+    }
     if trigger == Trigger::Approval {
         // Nothing is thought: whatever the action itself costs is reserved when it is carried out.
         return Ok(());
@@ -128,6 +135,7 @@ mod tests {
             desired in 0_usize..2, custody in 0_usize..3, hosting in 0_usize..4, life in 0_usize..5, has_policy: bool,
             settled in 0_u64..20_000_000, held in 0_u64..20_000_000, balance in 0_u64..20_000_000,
             cheapest in prop::option::of(0_u64..2_000_000), ticks in 0_u32..100, new: bool, pick in 0_usize..5,
+            left in prop::option::of(0_u32..2),
         ) {
             let policy = Policy::default_for(Npub::from_bytes([1; 32]));
             let trigger = [Trigger::Heartbeat, Trigger::Mention, Trigger::Dm, Trigger::Zap, Trigger::Manual][pick];
@@ -136,14 +144,14 @@ mod tests {
                 lifecycle: Lifecycle::ALL[life], policy: has_policy.then_some(&policy),
                 day: Counter { settled: Msat::new(settled), held: Msat::new(held) }, balance: Msat::new(balance),
                 cheapest: cheapest.map(Msat::new), ticks_last_hour: ticks, ticks_per_hour: 60,
-                hour_frees_at: UnixMs(1), something_new: new, next_day_at: UnixMs(2),
+                hour_frees_at: UnixMs(1), something_new: new, next_day_at: UnixMs(2), ticks_left_today: left,
             };
             if pass(&standing, trigger).is_ok() {
                 prop_assert_eq!(standing.desired, Desired::Running);
                 prop_assert_eq!(standing.custody, CustodyState::Ready);
                 prop_assert_ne!(standing.hosting, Hosting::Suspended);
                 prop_assert!(has_policy && lifecycle::admits(standing.lifecycle, trigger));
-                prop_assert!(ticks < 60);
+                prop_assert!(ticks < 60 && left != Some(0));
                 prop_assert!(settled + held + cheapest.unwrap_or(0) <= policy.limits.day_msat.as_u64());
                 prop_assert!(balance >= cheapest.unwrap_or(0));
                 prop_assert!(new || trigger != Trigger::Heartbeat);

@@ -11,6 +11,7 @@ pub mod availability;
 pub mod budget;
 pub mod event;
 pub mod gate;
+pub mod hosting;
 pub mod id;
 pub mod lifecycle;
 pub mod money;

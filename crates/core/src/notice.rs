@@ -1,7 +1,7 @@
 //! What an owner is told without having asked: that an agent needs them.
 
 use crate::lifecycle::Lifecycle;
-use crate::status::{CustodyState, Desired};
+use crate::status::{CustodyState, Desired, Hosting};
 use crate::time::UnixMs;
 
 /// Between two notices of one agent, at least.
@@ -32,6 +32,9 @@ pub struct Shown<'a> {
     pub custody: CustodyState,
     pub lifecycle: Lifecycle,
     pub reason: Option<&'a str>,
+    pub hosting: Hosting,
+    /// Its hosting ends in less than so many days, and is not covered.
+    pub hosting_notice: Option<u16>,
     /// What the owner was last told, and when something was.
     pub noticed: Option<&'a str>,
     pub noticed_at: Option<UnixMs>,
@@ -46,8 +49,16 @@ pub enum Notice<'a> {
     Over,
 }
 
-/// What an agent needs its owner for: a key first, then what its reason says, then money.
+/// What an agent needs its owner for: hosting first, since it ends everything; then a key, what its reason says, and money.
 pub fn concern<'a>(shown: &Shown<'a>) -> Option<&'a str> {
+    match (shown.hosting, shown.hosting_notice) {
+        (Hosting::Suspended, _) => return Some("hosting_suspended"),
+        (Hosting::Grace, _) => return Some("hosting_grace"),
+        (Hosting::Trial | Hosting::Paid, Some(0..=1)) => return Some("hosting_ends_1"),
+        (Hosting::Trial | Hosting::Paid, Some(2..=3)) => return Some("hosting_ends_3"),
+        (Hosting::Trial | Hosting::Paid, Some(_)) => return Some("hosting_ends_7"),
+        (Hosting::Trial | Hosting::Paid, None) => {}
+    }
     if shown.desired == Desired::Stopped {
         return None;
     }
@@ -89,6 +100,8 @@ mod tests {
         custody: CustodyState::Ready,
         lifecycle: Lifecycle::Active,
         reason: None,
+        hosting: Hosting::Paid,
+        hosting_notice: None,
         noticed: None,
         noticed_at: None,
     };
@@ -116,6 +129,10 @@ mod tests {
         let reason = |code| Shown { reason: Some(code), ..poor };
         assert_eq!(due(&reason("state_rollback"), now), Some(Notice::Tell("state_rollback")));
         assert_eq!(due(&reason("database"), now), Some(Notice::Tell("dormant")));
+        let ending = Shown { desired: Desired::Stopped, hosting_notice: Some(3), ..poor };
+        assert_eq!(due(&ending, now), Some(Notice::Tell("hosting_ends_3")), "a stopped agent's, too");
+        let over = Shown { hosting: Hosting::Suspended, ..ending };
+        assert_eq!(due(&over, now), Some(Notice::Tell("hosting_suspended")));
         assert_eq!(due(&Shown { desired: Desired::Stopped, ..reason("policy_missing") }, now), None);
     }
 }

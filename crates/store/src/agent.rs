@@ -6,6 +6,7 @@ use nexus_core::{AccountId, AgentConfig, Generation, Hash32, Msat, Npub, UnixMs,
 
 use crate::batch::{Lock, params};
 use crate::draft::{Draft, rev};
+use crate::hosting::{self, Billed};
 use crate::idempotency::Idempotency;
 use crate::object::ObjectProblem;
 use crate::row::Columns;
@@ -82,6 +83,10 @@ pub struct Agent {
     /// Up to when its schedules were looked at, and when one is due next.
     pub schedules_at: Option<UnixMs>,
     pub next_schedule_at: Option<UnixMs>,
+    /// Its hosting ends in less than so many days, and is not covered.
+    pub hosting_notice: Option<u16>,
+    /// As its account's plan allows; none for no bound.
+    pub ticks_per_day: Option<u32>,
 }
 
 /// The owner-signed policy event, stored verbatim.
@@ -433,7 +438,8 @@ pub async fn delete(store: &Store, npub: Npub, forfeit: bool, audit: Audit) -> R
     let mut tries = 0;
     loop {
         let Some(agent) = get(store, npub).await? else { return Err(no_agent(DELETE)) };
-        let deleted = delete_from(store, npub, agent.worker, forfeit, audit.clone()).await;
+        let billed = hosting::billed(store, npub).await?;
+        let deleted = delete_from(store, npub, agent.worker, billed.as_ref(), forfeit, audit.clone()).await;
         match deleted {
             Err(error) if error.conflict() == Some(&Conflict::Version) && tries < MOVES => tries += 1,
             deleted => return deleted,
@@ -442,7 +448,14 @@ pub async fn delete(store: &Store, npub: Npub, forfeit: bool, audit: Audit) -> R
 }
 
 /// As long as it is with this worker, whose fence is locked first as by everyone who ends a generation.
-async fn delete_from(store: &Store, npub: Npub, worker: Option<WorkerId>, forfeit: bool, audit: Audit) -> Result<()> {
+async fn delete_from(
+    store: &Store,
+    npub: Npub,
+    worker: Option<WorkerId>,
+    billed: Option<&Billed>,
+    forfeit: bool,
+    audit: Audit,
+) -> Result<()> {
     let mut draft = Draft::new(DELETE);
     if let Some(worker) = worker {
         draft.lock_fence(worker);
@@ -458,6 +471,9 @@ async fn delete_from(store: &Store, npub: Npub, worker: Option<WorkerId>, forfei
             )
             .one_or_conflict(Conflict::Unresolved),
         );
+    }
+    if let Some(billed) = billed {
+        hosting::unused(&mut draft, billed, audit.at);
     }
     draft.push(blob::drop_all_statement(npub, audit.at));
     for sql in DELETES {

@@ -122,6 +122,8 @@ pub enum Conflict {
     /// It was put so long ago that it is being deleted: seal and put it again.
     #[error("the blob was put too long ago and is gone")]
     BlobGone,
+    #[error("the account's hosting credit does not suffice")]
+    NoCredit,
     #[error("there is no such row")]
     NotFound,
     #[error("an equal or newer event holds this place")]

@@ -19,6 +19,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0010_hooks.sql"),
     include_str!("../migrations/0011_notices.sql"),
     include_str!("../migrations/0012_schedules.sql"),
+    include_str!("../migrations/0013_hosting.sql"),
 ];
 
 /// The newest schema this program knows.

@@ -15,6 +15,9 @@ use crate::host::Host;
 use crate::ledger::Pen;
 use crate::profile::{publication, relays, signed};
 
+/// What pays for hosting.
+const TOP_UP: &str = "nexus hosting invoice";
+
 /// Tells the owner what the agent needs them for, if that is new; notes when it is over.
 pub(crate) async fn tend(pen: &Pen<'_>, agent: &Agent) -> Result<(), TurnError> {
     let now = pen.now();
@@ -23,6 +26,8 @@ pub(crate) async fn tend(pen: &Pen<'_>, agent: &Agent) -> Result<(), TurnError> 
         custody: agent.custody,
         lifecycle: agent.lifecycle,
         reason: agent.reason.as_ref().map(|reason| reason.code.as_str()),
+        hosting: agent.hosting,
+        hosting_notice: agent.hosting_notice,
         noticed: agent.noticed.as_deref(),
         noticed_at: agent.noticed_at,
     };
@@ -61,6 +66,17 @@ fn said(agent: &Agent, code: &str) -> String {
         "low_balance" => ("its funds run low".to_owned(), format!("nexus agent fund {name}")),
         "hibernating" => ("it hibernates for lack of funds".to_owned(), format!("nexus agent fund {name}")),
         "dormant" => ("it has no funds".to_owned(), format!("nexus agent fund {name}")),
+        "hosting_suspended" => ("its hosting is not paid: it does not tick".to_owned(), TOP_UP.to_owned()),
+        "hosting_grace" => ("its hosting is not paid: it ticks on for a few days".to_owned(), TOP_UP.to_owned()),
+        "hosting_ends_1" => {
+            ("its hosting ends within a day, and there is no credit for more".to_owned(), TOP_UP.to_owned())
+        }
+        "hosting_ends_3" => {
+            ("its hosting ends in 3 days, and there is no credit for more".to_owned(), TOP_UP.to_owned())
+        }
+        "hosting_ends_7" => {
+            ("its hosting ends in a week, and there is no credit for more".to_owned(), TOP_UP.to_owned())
+        }
         other => (reason.unwrap_or(other).to_owned(), format!("nexus agent status {name}")),
     };
     format!("{name} needs you: {what}\nNext: {next}\n{npub}")

@@ -479,6 +479,13 @@ async fn gate(
             || opened.state.last_tick_at.is_none()
             || opened.state.intent_digest != Some(intent),
         next_day_at: UnixMs((now.0.div_euclid(DAY_MS) + 1) * DAY_MS),
+        ticks_left_today: match agent.ticks_per_day {
+            None => None,
+            Some(most) => {
+                let midnight = UnixMs(now.0.div_euclid(DAY_MS) * DAY_MS);
+                Some(most.saturating_sub(ticks::count_since(&host.store, pen.npub, midnight).await?))
+            }
+        },
     };
     if let Err(refusal) = gate::pass(&standing, trigger) {
         return Ok(Err(refusal));

@@ -53,7 +53,7 @@ pub async fn read(State(app): State<Shared>, caller: Caller) -> Answer<Json<Acco
         plan: account.plan.clone(),
         hosting: account.hosting.as_str(),
         agents,
-        max_agents: app.config.max_agents_per_account,
+        max_agents: crate::reconcile::hosting::most_agents(&app, account),
         created_at_ms: account.created_at,
     }))
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use nexus_core::policy::{Custody, Policy};
-use nexus_core::status::{Reason, Scope};
+use nexus_core::status::{Hosting, Reason, Scope};
 use nexus_core::{Npub, UnixMs};
 use nexus_seal::{CreateAgent, HostClaim, WrapRecipient};
 use nexus_store::agent::{self, NewAgent, Sealed, StoredPolicy, Wrap};
@@ -21,6 +21,7 @@ use crate::auth::{AgentProof, Caller};
 use crate::gate::Raw;
 use crate::idempotency::{self, Key, Stored};
 use crate::problem::{Code, Problem, ProblemBody};
+use crate::reconcile::hosting as biller;
 
 /// One of an agent's keys, closed to one recipient.
 #[derive(ToSchema)]
@@ -119,8 +120,9 @@ pub async fn create(
     let key = key.map(|axum::Extension(key)| key);
     let remembered = key.as_ref().map(|key| key.answered(&app, StatusCode::CREATED, json!(answer).to_string()));
     let audit = caller.audit(now, "agent.create", npub, json!({ "name": body.name }));
-    let new = row(body, &caller, now)?;
-    let most = app.config.max_agents_per_account;
+    let hosting = biller::newborn(&app, &caller.account).await?;
+    let new = row(body, &caller, hosting, now)?;
+    let most = biller::most_agents(&app, &caller.account);
     match agent::create_within(&app.store, new, most, remembered, audit).await {
         Ok(_) => {}
         Err(StoreError::Duplicate { .. }) => return twin(&app, key).await,
@@ -234,7 +236,7 @@ fn reason(body: &CreateAgent) -> Reason {
     Reason::new("stopped", "created, not started: `nexus agent start`")
 }
 
-fn row(body: CreateAgent, caller: &Caller, now: UnixMs) -> Answer<NewAgent> {
+fn row(body: CreateAgent, caller: &Caller, hosting: Hosting, now: UnixMs) -> Answer<NewAgent> {
     let key_missing = key_missing(&body).then(|| reason(&body));
     let policy = match &body.policy {
         Some(event) => Some(super::policy::row(event, &caller.pubkey, &body.npub)?),
@@ -258,7 +260,7 @@ fn row(body: CreateAgent, caller: &Caller, now: UnixMs) -> Answer<NewAgent> {
         },
         wraps: body.wraps.into_iter().map(wrap).collect(),
         state: body.state.map(|state| state.0),
-        hosting: caller.account.hosting,
+        hosting,
         reason: key_missing,
         created_at: now,
     })

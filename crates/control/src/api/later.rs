@@ -6,10 +6,7 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 7] = [
-    ("/v1/invoices", "hosting invoices"),
-    ("/v1/invoices/{id}", "hosting invoices"),
-    ("/v1/plans", "hosting plans"),
+const LATER: [(&str, &str); 4] = [
     ("/v1/webhooks", "outgoing webhooks"),
     ("/v1/webhooks/{id}", "outgoing webhooks"),
     ("/.well-known/lnurlp/{name}", "LNURL-pay"),

@@ -9,6 +9,7 @@ pub mod event;
 mod fleet;
 mod health;
 mod hook;
+mod hosting;
 mod inbox;
 mod invoice;
 mod later;
@@ -114,6 +115,11 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(hook::remove))
         .routes(routes!(account::read))
         .routes(routes!(account::audit))
+        .routes(routes!(hosting::status))
+        .routes(routes!(hosting::history))
+        .routes(routes!(hosting::invoice, hosting::invoices))
+        .routes(routes!(hosting::read_invoice))
+        .routes(routes!(hosting::qr))
         .routes(routes!(fleet::read))
         .routes(routes!(fleet::parked))
         .routes(routes!(token::create, token::list))
@@ -126,6 +132,8 @@ fn open() -> OpenApiRouter<Shared> {
         .routes(routes!(pool::read))
         .routes(routes!(moving::claim, moving::deliver))
         .routes(routes!(hook::receive))
+        .routes(routes!(hosting::plans))
+        .routes(routes!(hosting::top_up))
         .routes(routes!(openapi))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

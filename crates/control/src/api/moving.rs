@@ -27,6 +27,7 @@ use crate::config::MAX_BODY;
 use crate::gate::Raw;
 use crate::idempotency::{Key, Stored};
 use crate::problem::{Code, Problem, ProblemBody};
+use crate::reconcile::hosting as biller;
 
 /// Writes the agent's backup: one document, everything private in it encrypted. The body is the file, to the byte.
 ///
@@ -195,8 +196,9 @@ pub async fn import(
     let remembered = key.as_ref().map(|key| key.answered(&app, StatusCode::CREATED, json!(answer).to_string()));
     let detail = json!({ "name": name, "epoch": claim.epoch, "from_epoch": verified.backup.epoch });
     let audit = caller.audit(now, "agent.import", npub, detail);
-    let arrival = arrival(body, verified, name, &caller, sealed.claim, now)?;
-    let most = app.config.max_agents_per_account;
+    let mut arrival = arrival(body, verified, name, &caller, sealed.claim, now)?;
+    arrival.agent.hosting = biller::newborn(&app, &caller.account).await?;
+    let most = biller::most_agents(&app, &caller.account);
     match agent::arrive(&app.store, arrival, most, remembered, audit).await {
         Ok(_) => {}
         Err(StoreError::Duplicate { .. }) => return twin(&app, key).await,

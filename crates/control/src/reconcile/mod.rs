@@ -1,6 +1,7 @@
 //! Loops that make what is wanted true. They take no orders: a wake makes them look sooner, the store says what to
 //! do, and a timer covers lost wakes.
 
+pub(crate) mod hosting;
 mod housekeeping;
 mod liveness;
 mod outbox;
@@ -51,7 +52,13 @@ impl ReconcilerHealth {
 /// Runs every loop until the process stops.
 pub async fn run(app: Shared) {
     let loops = async {
-        tokio::join!(placement::run(&app), outbox::run(&app), housekeeping::run(&app), crate::fleet::run(&app));
+        tokio::join!(
+            placement::run(&app),
+            outbox::run(&app),
+            housekeeping::run(&app),
+            hosting::run(&app),
+            crate::fleet::run(&app)
+        );
     };
     tokio::select! {
         biased;

@@ -21,7 +21,7 @@ pub use host::{
     BackupArgs, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand,
     ProviderArgs, RelayArgs, RestoreArgs, ScalerArgs, SimArgs, WorkerArgs,
 };
-pub use owner::{ContextCommand, LoginArgs, Scope, TokenCommand};
+pub use owner::{ContextCommand, HostingCommand, HostingInvoiceArgs, LoginArgs, Scope, TokenCommand};
 
 /// Hosts sovereign AI agents: a Nostr identity and a Lightning wallet each, thinking around the clock.
 #[derive(Debug, Parser)]
@@ -119,9 +119,9 @@ pub enum Command {
     Backup(BackupArgs),
     /// Put a backup back, on a host that has no database: the only safe way
     Restore(RestoreArgs),
-    /// Hosting plans, status and invoices (not yet)
-    #[command(hide = true)]
-    Hosting(Rest),
+    /// What hosting costs, how far it is paid, and paying for more
+    #[command(subcommand)]
+    Hosting(HostingCommand),
     /// Bring many agents to what a manifest says: shows the plan, then does it
     Apply(ApplyArgs),
     /// Run control and worker code in a world that a seed decides, and check what must hold
@@ -212,6 +212,9 @@ mod tests {
             "agent hook list bob",
             "agent hook remove bob id",
             "hosting plans",
+            "hosting status",
+            "hosting invoice --sats 10000 --invoice-only",
+            "hosting history --limit 5",
             "apply -f x --yes",
             "apply -f x --plan",
             "control --api-port 0 --allow-development",

@@ -41,6 +41,32 @@ pub enum ContextCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum HostingCommand {
+    /// What it costs
+    Plans,
+    /// How far each agent is paid, and what credit there is
+    Status,
+    /// Pay for hosting: an invoice of the operator's, which becomes credit
+    Invoice(HostingInvoiceArgs),
+    /// What was credited and charged, newest first
+    History {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct HostingInvoiceArgs {
+    /// How much; what the next month of all agents needs beyond the credit, if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub sats: Option<u64>,
+    /// Print the invoice and do not wait
+    #[arg(long)]
+    pub invoice_only: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Make a token; it is shown once
     Create {

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod config;
 pub mod context;
 pub mod fleet;
+pub mod hosting;
 pub mod login;
 pub mod pool;
 pub mod sim;

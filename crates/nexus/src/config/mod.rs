@@ -1,6 +1,7 @@
 //! The whole configuration of a host, in one tree: file, then environment, then flags. Checked at boot.
 
 mod fleet;
+mod hosting;
 mod layer;
 mod show;
 mod telemetry;
@@ -21,6 +22,7 @@ pub use fleet::{
     BusConfig, BusKind, DatabaseConfig, DatabaseKind, HealthConfig, OperatorConfig, PlacementConfig, PoolFiles,
     ScalerConfig,
 };
+pub use hosting::HostingConfig;
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 pub use telemetry::{AgentAttribute, TelemetryConfig};
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub retention: Retention,
     pub scaler: ScalerConfig,
     pub provider: SellerConfig,
+    /// What hosting costs.
+    pub hosting: HostingConfig,
     /// When funds make an agent active, low, hibernating, dormant.
     pub lifecycle: LifecycleRules,
 }
@@ -302,6 +306,7 @@ impl Config {
             None => {
                 self.telemetry.check()?;
                 self.retention.check()?;
+                self.hosting.check()?;
                 self.check_fleet()
             }
         }

@@ -90,7 +90,12 @@ fn start(
         origin: host.origin.clone(),
         relay_url: host.relay_url.clone(),
         pool_documents: host.keys.pool_chain.clone(),
-        plan: "local",
+        plan: if host.base.config.hosting.charge { host.base.config.hosting.plan.clone() } else { "local".to_owned() },
+        billing: host
+            .base
+            .config
+            .hosting
+            .billing(Some(role::till(&host.devnet, &host.keys.operator_key()?)), host.base.clock.clone())?,
         // The lock of the data directory is held.
         sole: true,
         operators: nexus_control::Operators::Anyone,

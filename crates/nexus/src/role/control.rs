@@ -1,12 +1,14 @@
 //! `nexus control`: the API and the reconcilers, alone. It can open no agent, and holds nothing that could.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use nexus_bus::Topic;
 use nexus_client::file;
 use nexus_control::Operators;
 use nexus_core::UnixMs;
+use nexus_lightning::{Receive, devnet};
 use nexus_seal::SignedPool;
 use nexus_seal::operator::OperatorKey;
 use nostr::event::Event;
@@ -29,11 +31,20 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let (listener, at) = listen::bind("API", "--api-port", config.api.bind, config.api.port).await?;
     let base = Base::open_with_objects(config, &[Topic::Worker, Topic::Reconcile, Topic::Event, Topic::Agent]).await?;
     let config = &base.config;
+    let till = match &config.devnet {
+        Some(place) if config.hosting.charge && config.hosting.lnd.is_none() => Some(till(place, &operator_key).await?),
+        Some(_) | None => None,
+    };
+    let billing = config.hosting.billing(till, base.clock.clone())?;
     let front = Front {
         origin: role::origin(config, listen::reachable(at))?,
         relay_url,
         pool_documents: pool_documents(config, base.clock.now())?,
-        plan: if config.allow_development { "local" } else { "hosted" },
+        plan: match config.allow_development && !config.hosting.charge {
+            true => "local".to_owned(),
+            false => config.hosting.plan.clone(),
+        },
+        billing,
         sole: false,
         operators: Operators::Listed(config.operator.npubs.clone()),
         development_wallets: config.allow_development,
@@ -47,6 +58,14 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let document = json!({ "ready": true, "role": "control", "api": origin, "process": std::process::id() });
     role.announce(&document, format!("Control plane at {origin}"), output);
     role.until_stopped(output).await
+}
+
+/// The operator's account on a development network that somebody else keeps.
+async fn till(place: &str, key: &OperatorKey) -> anyhow::Result<Arc<dyn Receive>> {
+    let network = devnet::open(place.parse()?, role::devnet::parts()).await;
+    let network =
+        network.with_context(|| format!("opening the development network {place}\n  next: check `devnet`"))?;
+    Ok(role::till(&network, key))
 }
 
 /// A control plane that could open agents would be the one machine to rob.

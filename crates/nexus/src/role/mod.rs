@@ -15,10 +15,14 @@ pub mod worker;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nexus_client::file;
+use nexus_lightning::Receive;
+use nexus_lightning::devnet::AccountKey;
+use nexus_seal::operator::OperatorKey;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
@@ -33,6 +37,12 @@ use wire::Roles;
 
 /// How long a role has to end what it is at, once told to stop.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where hosting is paid to on a development network: an account that only the operator's key gives.
+pub fn till(network: &nexus_lightning::devnet::Devnet, key: &OperatorKey) -> Arc<dyn Receive> {
+    let seed = zeroize::Zeroizing::new(format!("hosting till\n{}", key.expose_text().expose()));
+    Arc::new(network.wallet(AccountKey::from_wallet_seed(seed.as_bytes())))
+}
 
 /// One role that runs alone, from its start to its end.
 pub struct Role {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use nexus_control::{ControlConfig, ControlParts, Metrics, Operators, Rate};
+use nexus_control::{Billing, ControlConfig, ControlParts, Metrics, Operators, Rate};
 use nexus_core::{Npub, WorkerId};
 use nexus_lightning::devnet::{AccountKey, Devnet};
 use nexus_nostr::{PoolConfig, RelayPool};
@@ -91,7 +91,9 @@ pub struct Front {
     /// Signed pool documents, oldest first.
     pub pool_documents: Vec<Event>,
     /// The plan of a new account.
-    pub plan: &'static str,
+    pub plan: String,
+    /// What is charged for hosting; none for nothing.
+    pub billing: Option<Billing>,
     /// No other process can place agents on this database.
     pub sole: bool,
     pub operators: Operators,
@@ -130,7 +132,8 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
     ControlConfig {
         relay_url: Some(front.relay_url),
         pool_documents: front.pool_documents,
-        plan: front.plan.to_owned(),
+        plan: front.plan,
+        billing: front.billing,
         sole_reconciler: front.sole,
         operators: front.operators,
         development_wallets: front.development_wallets,

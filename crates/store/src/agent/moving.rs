@@ -11,6 +11,7 @@ use super::{
 };
 use crate::batch::{Lock, params};
 use crate::draft::{Draft, rev};
+use crate::hosting::{self, Billed};
 use crate::idempotency::Idempotency;
 use crate::tick::NewState;
 use crate::{Audit, Conflict, Result, Statement, Store, blob, budget};
@@ -55,7 +56,8 @@ pub async fn leave(store: &Store, npub: Npub, departure: Departure, audit: Audit
     let mut tries = 0;
     loop {
         let Some(agent) = get(store, npub).await? else { return Err(no_agent(LEAVE)) };
-        let left = leave_from(store, npub, agent.worker, departure.clone(), audit.clone()).await;
+        let billed = hosting::billed(store, npub).await?;
+        let left = leave_from(store, npub, agent.worker, billed.as_ref(), departure.clone(), audit.clone()).await;
         match left {
             Err(error) if error.conflict() == Some(&Conflict::Version) && tries < MOVES => tries += 1,
             left => return left,
@@ -67,6 +69,7 @@ async fn leave_from(
     store: &Store,
     npub: Npub,
     worker: Option<WorkerId>,
+    billed: Option<&Billed>,
     departure: Departure,
     audit: Audit,
 ) -> Result<()> {
@@ -78,13 +81,18 @@ async fn leave_from(
     draft.push(Statement::read(sql, params![npub, worker]).lock(Lock::Update).one_or_conflict(Conflict::Version));
     draft.push(claim_statement(npub, departure.held, departure.claim));
     draft.next_rev();
+    if let Some(billed) = billed {
+        hosting::unused(&mut draft, billed, at);
+    }
     draft.push(
         Statement::write(
             concat!(
                 "UPDATE agent SET generation = generation + 1, prev_worker_id = worker_id, worker_id = NULL,
                     placed_incarnation = NULL, placement = 'unplaced', away = 0, desired = 'stopped', stop_now = 0,
                     purpose = 'service', moved_to = ?2, reason_code = 'moved', reason_text = ?3, next_attempt_at = NULL,
-                    next_tick_at = NULL, balance_msat = NULL, balance_at = NULL, updated_at = ?4, desired_rev = ",
+                    next_tick_at = NULL, balance_msat = NULL, balance_at = NULL, updated_at = ?4,
+                    hosted_from = NULL, hosted_months = 0, paid_until = NULL, month_fee_msat = 0, hosting_notice = NULL,
+                    hosting_look_at = 0, desired_rev = ",
                 rev!(),
                 " WHERE npub = ?1"
             ),

@@ -64,7 +64,7 @@ pub async fn fund(session: &Session, args: &FundArgs) -> anyhow::Result<()> {
 }
 
 /// The invoice, which must be for what was asked: a host could ask for more.
-fn checked(invoice: &Value, sats: u64) -> Result<String, Error> {
+pub(in crate::command) fn checked(invoice: &Value, sats: u64) -> Result<String, Error> {
     let odd = |why: String| Error::Protocol { attempted: "reading the invoice", why };
     let bolt11 = invoice["bolt11"].as_str().ok_or_else(|| odd("the answer holds none".to_owned()))?;
     let decoded = decode_bolt11(bolt11).map_err(|error| odd(error.to_string()))?;
@@ -76,7 +76,7 @@ fn checked(invoice: &Value, sats: u64) -> Result<String, Error> {
 }
 
 /// This context's own account on the development network; none where there is no such network.
-async fn account(context: &Context) -> anyhow::Result<Option<Wallet>> {
+pub(in crate::command) async fn account(context: &Context) -> anyhow::Result<Option<Wallet>> {
     let (Some(place), Some(key)) = (&context.devnet, &context.devnet_key) else { return Ok(None) };
     let mut secret = [0; 32];
     let key = hex::decode_to_slice(key.as_str(), &mut secret).ok().and_then(|()| AccountKey::from_secret(secret));
@@ -88,7 +88,7 @@ async fn account(context: &Context) -> anyhow::Result<Option<Wallet>> {
 }
 
 /// Pays, and returns the fee. The first use takes the network's gift of sats.
-async fn pay(session: &Session, wallet: &Wallet, bolt11: &str) -> Result<Msat, Error> {
+pub(in crate::command) async fn pay(session: &Session, wallet: &Wallet, bolt11: &str) -> Result<Msat, Error> {
     let hash = decode_bolt11(bolt11).map_err(|error| Error::Failed(error.to_string()))?.hash;
     if wallet.balance().await.map_err(network)? == Msat::ZERO {
         match wallet.faucet().await {
@@ -146,7 +146,7 @@ fn network(error: WalletError) -> Error {
 }
 
 /// Invoice and QR code, for a wallet elsewhere.
-fn show(session: &Session, bolt11: &str, sats: u64) {
+pub(in crate::command) fn show(session: &Session, bolt11: &str, sats: u64) {
     if session.output.json {
         return;
     }

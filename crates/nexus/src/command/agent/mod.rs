@@ -5,7 +5,7 @@ mod change;
 mod command;
 pub(super) mod create;
 mod events;
-mod fund;
+pub(super) mod fund;
 mod hook;
 pub(super) mod list;
 mod moving;

@@ -1,0 +1,269 @@
+//! Hosting is charged: paid invoices become credit, credit becomes months, and what is not paid ends.
+//!
+//! Only where the term is held, so that one control plane asks the node; should two for a moment, every step is still done
+//! once, by its key in the ledger.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use nexus_bus::Wake;
+use nexus_core::Npub;
+use nexus_core::hosting::{Plan, Term};
+use nexus_core::status::Hosting;
+use nexus_lightning::{Cursor, InvoiceState, Settlement};
+use nexus_store::account::Account;
+use nexus_store::hosting::{self, Billed, Invoice, Looked};
+use nexus_store::{Conflict, StoreError, installation, ledger};
+
+use super::pause;
+use crate::app::Shared;
+use crate::config::Billing;
+
+const ROUND_MS: u64 = 500;
+/// Invoices and agents of one round at most; the rest comes with the next.
+const BATCH: u32 = 256;
+/// The node's time to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between looks at an open invoice: a quarter of its age, within these.
+const LOOK_MS: std::ops::RangeInclusive<i64> = 1_000..=30_000;
+/// A node that was away may settle late: an expired invoice is looked at for so long, so often.
+const LATE_MS: i64 = 86_400_000;
+const LATE_LOOK_MS: i64 = 600_000;
+/// Between two audits, and how far each looks back.
+const AUDIT_MS: u64 = 3_600_000;
+const AUDITED_MS: i64 = 31 * 86_400_000;
+/// Pause before the node's settlements are followed again.
+const FOLLOW_MS: u64 = 5_000;
+/// The stored place in the node's settlements.
+const CURSOR: &str = "hosting_cursor";
+
+/// Charges until the process stops; without prices there is nothing to do.
+pub async fn run(app: &Shared) {
+    let Some(billing) = &app.config.billing else { return };
+    tokio::join!(rounds(app, billing), follow(app, billing), audits(app, billing));
+}
+
+async fn rounds(app: &Shared, billing: &Billing) {
+    loop {
+        if app.reconciler.is_active()
+            && let Err(error) = round(app, billing).await
+        {
+            tracing::warn!(%error, "hosting was not charged; the next round tries again");
+        }
+        pause(ROUND_MS).await;
+    }
+}
+
+async fn audits(app: &Shared, billing: &Billing) {
+    loop {
+        if app.reconciler.is_active()
+            && let Err(error) = audit(app, billing).await
+        {
+            tracing::warn!(%error, "the hosting ledger was not audited; tried again in an hour");
+        }
+        pause(AUDIT_MS).await;
+    }
+}
+
+/// Whether the books are sound, and what was credited in the last month is what the node says that it was paid. Returns how
+/// many entries and accounts are not sound, and how many invoices differ.
+pub async fn audit(app: &Shared, billing: &Billing) -> Result<(i64, i64), StoreError> {
+    let found = ledger::unsound(&app.store).await?;
+    let unsound = found.entries + found.accounts;
+    if unsound > 0 {
+        tracing::error!(?found, "the hosting ledger is not sound: restore it, or find out who wrote to the database");
+    }
+    app.metrics.ledger_unsound.set(unsound);
+    let (since, mut after, mut different) = (app.now().plus_ms(-AUDITED_MS), None, 0);
+    loop {
+        let page = hosting::credited(&app.store, since, after, hosting::MAX_PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.hash);
+        for invoice in &page {
+            match tokio::time::timeout(PATIENCE, billing.node.lookup_invoice(invoice.hash)).await {
+                Ok(Ok(InvoiceState::Settled { amount, .. })) if Some(amount) == invoice.paid => {}
+                Ok(Ok(said)) => {
+                    different += 1;
+                    tracing::error!(hash = %invoice.hash, ?said, credited = ?invoice.paid, "the node does not say what was credited");
+                }
+                // Asked again in an hour.
+                Ok(Err(_)) | Err(_) => return Ok((unsound, different)),
+            }
+        }
+    }
+    app.metrics.node_differences.set(different);
+    Ok((unsound, different))
+}
+
+/// One look at what is due: invoices first, since they bring what the rest needs.
+pub async fn round(app: &Shared, billing: &Billing) -> Result<(), StoreError> {
+    for invoice in hosting::to_look_at(&app.store, app.now(), BATCH).await? {
+        if !ask(app, billing, &invoice).await? {
+            break;
+        }
+    }
+    for billed in hosting::due(&app.store, app.now(), BATCH).await? {
+        bill(app, billing, &billed).await?;
+    }
+    Ok(())
+}
+
+/// Asks the node about an invoice. False: it does not answer.
+pub(crate) async fn ask(app: &Shared, billing: &Billing, invoice: &Invoice) -> Result<bool, StoreError> {
+    let state = match tokio::time::timeout(PATIENCE, billing.node.lookup_invoice(invoice.hash)).await {
+        Ok(Ok(state)) => state,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the operator's node does not say which invoices are paid; asked again");
+            return Ok(false);
+        }
+        Err(_) => {
+            tracing::warn!("the operator's node does not answer in time; asked again");
+            return Ok(false);
+        }
+    };
+    let now = app.now();
+    match state {
+        InvoiceState::Settled { amount, at, .. } => {
+            if hosting::paid(&app.store, invoice.hash, amount, at.min(now)).await? {
+                tracing::info!(account = %invoice.account, msat = amount.as_u64(), "hosting credit came in");
+            }
+        }
+        InvoiceState::Open | InvoiceState::Accepted => {
+            let age = now.0.saturating_sub(invoice.created_at.0);
+            let wait = (age / 4).clamp(*LOOK_MS.start(), *LOOK_MS.end());
+            hosting::look_later(&app.store, invoice.hash, false, Some(now.plus_ms(wait))).await?;
+        }
+        InvoiceState::Canceled | InvoiceState::NotFound => {
+            let over = now.0.saturating_sub(invoice.expires_at.0);
+            let again = match over {
+                ..=0 => now.plus_ms(*LOOK_MS.end()),
+                _ => now.plus_ms(LATE_LOOK_MS),
+            };
+            hosting::look_later(&app.store, invoice.hash, over > 0, (over < LATE_MS).then_some(again)).await?;
+        }
+    }
+    Ok(true)
+}
+
+/// Charges an agent's next month if it is due and there is credit; says how it stands else.
+pub(crate) async fn bill(app: &Shared, billing: &Billing, billed: &Billed) -> Result<(), StoreError> {
+    match charge(app, billing, billed).await {
+        // Billed meanwhile, or gone: looked at again if it still is due.
+        Err(error) if error.is_duplicate() || error.conflict() == Some(&Conflict::Version) => Ok(()),
+        done => done,
+    }
+}
+
+async fn charge(app: &Shared, billing: &Billing, billed: &Billed) -> Result<(), StoreError> {
+    let (now, rules, plan) = (app.now(), &billing.rules, plan(app, billing, &billed.plan));
+    let trial_until = match billed.trial_until {
+        Some(until) => until,
+        None => {
+            let until = now.plus_ms(i64::from(rules.trial_days) * 86_400_000);
+            hosting::begin_trial(&app.store, billed.account, until).await?;
+            until
+        }
+    };
+    let term = billed.term.unwrap_or_else(|| Term::begin(now, trial_until));
+    if now >= term.paid_until
+        && billed.credit >= plan.fee()
+        && let Some(bought) = rules.next(&term, now)
+    {
+        let paid = Term { from: bought.start, months: bought.number + 1, paid_until: bought.month.until };
+        match hosting::charge(&app.store, billed, bought, &plan, rules.look_at(&paid, now), now).await {
+            // Another agent of the account took it in this very moment.
+            Err(error) if error.conflict() == Some(&Conflict::NoCredit) => {}
+            charged => {
+                announce(app, billed.npub, &charged?);
+                return Ok(());
+            }
+        }
+    }
+    let covered = billed.credit >= plan.fee();
+    let notice = if covered { None } else { rules.notice(term.paid_until, billed.notice, now) };
+    let looked = Looked {
+        term,
+        hosting: rules.hosting(&term, now),
+        notice,
+        covered,
+        look_at: rules.look_at(&term, now),
+        ticks_per_day: plan.ticks_per_day,
+    };
+    let seqs = hosting::looked(&app.store, billed, looked, now).await?;
+    announce(app, billed.npub, &seqs);
+    Ok(())
+}
+
+/// A plan by its name; the one of new accounts for a name that is not known any more.
+pub(crate) fn plan(app: &Shared, billing: &Billing, name: &str) -> Plan {
+    billing.plans.get(name).or_else(|| billing.plans.get(&app.config.plan)).cloned().unwrap_or_default()
+}
+
+/// How a new agent of the account stands until it is first looked at: nothing is given that nobody paid for.
+pub(crate) async fn newborn(app: &Shared, account: &Account) -> Result<Hosting, StoreError> {
+    let Some(billing) = &app.config.billing else { return Ok(account.hosting) };
+    let (_, trial_until) = hosting::credit(&app.store, account.id).await?;
+    let on_trial = trial_until.map_or(billing.rules.trial_days > 0, |until| app.now() < until);
+    Ok(if on_trial { Hosting::Trial } else { Hosting::Suspended })
+}
+
+/// Agents that the account may have: what the operator allows everyone, and what its plan includes.
+pub(crate) fn most_agents(app: &Shared, account: &Account) -> Option<u32> {
+    let planned = app.config.billing.as_ref().and_then(|billing| plan(app, billing, &account.plan).agents);
+    [app.config.max_agents_per_account, planned].into_iter().flatten().min()
+}
+
+fn announce(app: &Shared, npub: Npub, seqs: &[i64]) {
+    for seq in seqs {
+        app.bus.publish(Wake::Event { npub, seq: *seq });
+    }
+    if !seqs.is_empty() {
+        app.wake_agent(npub);
+    }
+}
+
+/// Follows what the node settles: a known invoice is looked up at once, money that nothing explains is kept apart.
+async fn follow(app: &Shared, billing: &Billing) {
+    loop {
+        if app.reconciler.is_active()
+            && let Err(error) = settlements(app, billing).await
+        {
+            tracing::warn!(%error, "the operator's node is not followed; tried again");
+        }
+        pause(FOLLOW_MS).await;
+    }
+}
+
+async fn settlements(app: &Shared, billing: &Billing) -> Result<(), StoreError> {
+    let stored = installation::get(&app.store, CURSOR).await?;
+    let cursor = Cursor(stored.and_then(|text| text.parse().ok()).unwrap_or(0));
+    let mut coming = billing.node.settlements(cursor);
+    while app.reconciler.is_active() {
+        let Ok(next) = tokio::time::timeout(PATIENCE, coming.next()).await else { continue };
+        match next {
+            Some(Ok(settlement)) => settled(app, billing, &settlement).await?,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the node's settlements ended");
+                break;
+            }
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+async fn settled(app: &Shared, billing: &Billing, settlement: &Settlement) -> Result<(), StoreError> {
+    match hosting::invoice(&app.store, settlement.hash).await? {
+        Some(invoice) if invoice.state == "paid" => {}
+        Some(invoice) => drop(ask(app, billing, &invoice).await?),
+        None => {
+            if hosting::unexplained(&app.store, settlement.hash, settlement.amount, settlement.at).await? {
+                tracing::warn!(hash = %settlement.hash, "the operator's node was paid for what is no invoice of this host");
+            }
+        }
+    }
+    installation::put(&app.store, CURSOR, settlement.cursor.0.to_string()).await
+}
+
+#[cfg(test)]
+mod tests;

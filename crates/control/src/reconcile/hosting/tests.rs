@@ -1,0 +1,268 @@
+//! Years of months under a manual clock, with a node that pays when told to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use nexus_core::event::EventBody;
+use nexus_core::hosting::{HostingRules, Plan};
+use nexus_core::status::Hosting;
+use nexus_core::{AccountId, Clock, Hash32, Msat, UnixMs};
+use nexus_lightning::{
+    Capabilities, Cursor, Custody, Driver, Health, Idempotency, Invoice, InvoiceRequest, InvoiceState, Kind,
+    PreimageProof, Receive, Settlement, WalletError,
+};
+use nexus_store::hosting::{self, NewInvoice, Origin};
+use nexus_store::ledger::{self, Unsound};
+use nexus_store::{Store, agent, event};
+use nexus_testkit::ManualClock;
+
+use super::*;
+use crate::ControlConfig;
+use crate::testing::{AGENT, START, app_with, hosted};
+
+const DAY_MS: i64 = 86_400_000;
+const FEE: u64 = 1_000;
+
+/// What each invoice is said to be; what is not here was never made.
+#[derive(Default)]
+struct Node(Mutex<HashMap<Hash32, InvoiceState>>);
+
+impl Node {
+    fn says(&self, hash: Hash32, state: InvoiceState) {
+        self.0.lock().unwrap().insert(hash, state);
+    }
+}
+
+impl Driver for Node {
+    fn kind(&self) -> Kind {
+        Kind::Dev
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            receive: true,
+            hold: false,
+            lookup_out: false,
+            idempotency: Idempotency::None,
+            preimage: PreimageProof::Maybe,
+            custody: Custody::Own,
+        }
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<Health, WalletError>> {
+        Box::pin(async { Err(WalletError::Unreachable("a test".into())) })
+    }
+}
+
+impl Receive for Node {
+    fn create_invoice(&self, _: InvoiceRequest) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        Box::pin(async { Err(WalletError::Unreachable("a test".into())) })
+    }
+
+    fn lookup_invoice(&self, hash: Hash32) -> BoxFuture<'_, Result<InvoiceState, WalletError>> {
+        let found = self.0.lock().unwrap().get(&hash).cloned();
+        Box::pin(async move { Ok(found.unwrap_or(InvoiceState::NotFound)) })
+    }
+
+    fn settlements(&self, _: Cursor) -> BoxStream<'static, Result<Settlement, WalletError>> {
+        Box::pin(futures::stream::empty())
+    }
+}
+
+struct World {
+    store: Store,
+    clock: Arc<ManualClock>,
+    node: Arc<Node>,
+    app: Shared,
+    invoices: u8,
+}
+
+impl World {
+    async fn at(text: &str) -> Self {
+        let start = UnixMs(text.parse::<jiff::Timestamp>().unwrap().as_millisecond());
+        let store = Store::open_memory().unwrap();
+        let clock = Arc::new(ManualClock::at(start));
+        let node = Arc::new(Node::default());
+        let plans = BTreeMap::from([("hosted".to_owned(), Plan { fee_sats: FEE, ..Plan::default() })]);
+        let billing = Billing { rules: HostingRules::default(), plans, node: node.clone() };
+        let config = ControlConfig::new("http://127.0.0.1".parse().unwrap());
+        let app = app_with(&store, &clock, ControlConfig { billing: Some(billing), ..config });
+        hosted(&store).await;
+        Self { store, clock, node, app, invoices: 0 }
+    }
+
+    async fn round(&self) {
+        round(&self.app, self.app.config.billing.as_ref().unwrap()).await.unwrap();
+        assert_eq!(ledger::unsound(&self.store).await.unwrap(), Unsound::default());
+    }
+
+    /// One round every six hours.
+    async fn days(&self, days: i64) {
+        for _ in 0..days * 4 {
+            self.clock.advance_ms(DAY_MS as u64 / 4);
+            self.round().await;
+        }
+    }
+
+    async fn invoice(&mut self) -> Hash32 {
+        self.invoices += 1;
+        let (hash, now) = (Hash32::from_bytes([self.invoices; 32]), self.clock.now());
+        let invoice = NewInvoice {
+            hash,
+            account: AccountId::new(START, [1; 10]),
+            amount: Msat::sats(FEE),
+            memo: "Hosting".into(),
+            origin: Origin::Account,
+            sealed_preimage: Vec::new(),
+            created_at: now,
+            expires_at: now.plus_ms(3_600_000),
+        };
+        hosting::put_invoice(&self.store, invoice).await.unwrap();
+        self.node.says(hash, InvoiceState::Open);
+        hash
+    }
+
+    fn pays(&self, hash: Hash32, sats: u64) {
+        let state = InvoiceState::Settled { amount: Msat::sats(sats), preimage: None, at: self.clock.now() };
+        self.node.says(hash, state);
+    }
+
+    async fn is(&self) -> Hosting {
+        agent::get(&self.store, AGENT).await.unwrap().unwrap().hosting
+    }
+
+    /// Standings and notices as they were told, each with its day.
+    async fn told(&self) -> Vec<String> {
+        let events = event::after(&self.store, AGENT, 0, event::MAX_PAGE).await.unwrap();
+        let told = events.into_iter().filter_map(|stored| {
+            let what = match stored.event.body {
+                EventBody::HostingChanged { state } => state.as_str().to_owned(),
+                EventBody::HostingEnds { days, .. } => format!("ends in {days}"),
+                _ => return None,
+            };
+            let at = jiff::Timestamp::from_millisecond(stored.event.at.0).unwrap();
+            Some(format!("{} {what}", at.strftime("%y-%m-%d")))
+        });
+        told.collect()
+    }
+}
+
+#[tokio::test]
+async fn two_years_of_months_then_notices_grace_the_end_and_revival() {
+    let mut world = World::at("2027-01-28T00:00:00Z").await;
+    let hash = world.invoice().await;
+    world.pays(hash, FEE * 24);
+    world.round().await;
+    assert_eq!(world.is().await, Hosting::Trial);
+    // The trial ends on the 31st: 24 months from there, across a leap year.
+    world.days(3 + 731 + 30).await;
+    assert_eq!(world.is().await, Hosting::Suspended);
+    let entries = ledger::entries(&world.store, AccountId::new(START, [1; 10]), UnixMs(i64::MAX), 99).await.unwrap();
+    let months = entries.iter().filter(|entry| entry.kind == "month");
+    let days: Vec<String> = months
+        .map(|entry| jiff::Timestamp::from_millisecond(entry.at.0).unwrap().strftime("%y-%m-%d").to_string())
+        .collect();
+    assert_eq!(days.len(), 24);
+    assert!(
+        ["27-01-31", "27-02-28", "28-02-29", "28-12-31"].iter().all(|day| days.contains(&(*day).to_owned())),
+        "{days:?}"
+    );
+    assert_eq!(
+        world.told().await,
+        [
+            "27-01-28 trial",
+            "27-01-31 paid",
+            "29-01-24 ends in 7",
+            "29-01-28 ends in 3",
+            "29-01-30 ends in 1",
+            "29-01-31 grace",
+            "29-02-07 suspended"
+        ]
+    );
+
+    // Paid again: it lives in the next round, and owes nothing for the time that it did not tick.
+    let hash = world.invoice().await;
+    world.round().await;
+    assert_eq!(world.is().await, Hosting::Suspended);
+    world.pays(hash, FEE);
+    world.clock.advance_ms(1_000);
+    world.round().await;
+    assert_eq!(world.is().await, Hosting::Paid);
+    let billed = hosting::billed(&world.store, AGENT).await.unwrap().unwrap();
+    let term = billed.term.unwrap();
+    assert_eq!((term.from, term.months, billed.credit), (world.clock.now(), 1, Msat::ZERO));
+}
+
+#[tokio::test]
+async fn what_is_paid_in_grace_is_the_month_that_is_owed() {
+    let mut world = World::at("2027-03-01T00:00:00Z").await;
+    let hash = world.invoice().await;
+    world.pays(hash, FEE);
+    world.round().await;
+    world.days(3 + 31 + 4).await;
+    assert_eq!(world.is().await, Hosting::Grace);
+    let hash = world.invoice().await;
+    world.pays(hash, FEE + 1);
+    world.clock.advance_ms(1_000);
+    world.round().await;
+    let billed = hosting::billed(&world.store, AGENT).await.unwrap().unwrap();
+    let until = jiff::Timestamp::from_millisecond(billed.term.unwrap().paid_until.0).unwrap();
+    assert_eq!((until.to_string().as_str(), billed.credit), ("2027-05-04T00:00:00Z", Msat::sats(1)));
+    assert_eq!(world.is().await, Hosting::Paid);
+}
+
+#[tokio::test]
+async fn a_trial_that_nobody_pays_for_ends_at_once() {
+    let world = World::at("2027-03-01T00:00:00Z").await;
+    world.round().await;
+    world.days(5).await;
+    assert_eq!(
+        world.told().await,
+        ["27-03-01 trial", "27-03-01 ends in 3", "27-03-03 ends in 1", "27-03-04 suspended"]
+    );
+}
+
+#[tokio::test]
+async fn a_late_payment_and_a_node_that_is_away() {
+    let mut world = World::at("2027-03-01T00:00:00Z").await;
+    let hash = world.invoice().await;
+    world.node.says(hash, InvoiceState::Canceled);
+    world.clock.advance_ms(3_600_000 + 30_000);
+    world.round().await;
+    assert_eq!(hosting::invoice(&world.store, hash).await.unwrap().unwrap().state, "expired");
+    // It was paid in the last moment, and the node says so only now.
+    world.pays(hash, FEE);
+    world.clock.advance_ms(600_000);
+    world.round().await;
+    let billed = hosting::billed(&world.store, AGENT).await.unwrap().unwrap();
+    assert_eq!(billed.credit, Msat::sats(FEE));
+    // Nothing is asked for ever.
+    let never = world.invoice().await;
+    world.node.says(never, InvoiceState::NotFound);
+    world.days(3).await;
+    assert!(hosting::to_look_at(&world.store, world.clock.now().plus_ms(DAY_MS * 99), 9).await.unwrap().is_empty());
+    // The months were forgotten for a year while no control plane ran: one is charged, from now on.
+    world.clock.advance_ms(365 * DAY_MS as u64);
+    world.round().await;
+    let billed = hosting::billed(&world.store, AGENT).await.unwrap().unwrap();
+    assert_eq!((billed.hosting, billed.credit), (Hosting::Suspended, Msat::ZERO), "its one month was charged in time");
+}
+
+#[tokio::test]
+async fn an_audit_finds_a_planted_difference() {
+    let mut world = World::at("2027-03-01T00:00:00Z").await;
+    let billing = world.app.config.billing.clone().unwrap();
+    let hash = world.invoice().await;
+    world.pays(hash, FEE);
+    world.round().await;
+    assert_eq!(audit(&world.app, &billing).await.unwrap(), (0, 0));
+    // The node never had the money, or not all of it.
+    world.node.says(hash, InvoiceState::Canceled);
+    assert_eq!(audit(&world.app, &billing).await.unwrap(), (0, 1));
+    world.pays(hash, FEE - 1);
+    assert_eq!(audit(&world.app, &billing).await.unwrap(), (0, 1));
+    let text = world.app.metrics.render().unwrap();
+    assert!(text.contains("nexus_node_differences 1") && text.contains("nexus_ledger_unsound 0"), "{text}");
+}

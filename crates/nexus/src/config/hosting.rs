@@ -1,0 +1,124 @@
+//! What hosting costs, and which node it is paid to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use nexus_control::Billing;
+use nexus_core::hosting::{HostingRules, MAX_FEE_SATS, Plan};
+use nexus_core::{Clock, Hash32};
+use nexus_lightning::lnd::{InvoiceMacaroon, LndReceive, NodeConfig, Trust};
+use nexus_lightning::{Network, Receive};
+use serde::{Deserialize, Serialize};
+
+/// Hosting is free unless `charge` is set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostingConfig {
+    /// Whether agents are charged for. Switched on later, every account begins with its trial.
+    pub charge: bool,
+    /// The plan of new accounts.
+    pub plan: String,
+    pub plans: BTreeMap<String, Plan>,
+    pub rules: HostingRules,
+    /// The node that is paid; without one the development network, where that is allowed.
+    pub lnd: Option<LndNode>,
+}
+
+impl Default for HostingConfig {
+    fn default() -> Self {
+        Self {
+            charge: false,
+            plan: "hosted".to_owned(),
+            plans: BTreeMap::from([("hosted".to_owned(), Plan::default())]),
+            rules: HostingRules::default(),
+            lnd: None,
+        }
+    }
+}
+
+/// An LND node and the macaroon that may make invoices there, and do nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LndNode {
+    /// `https://HOST:PORT` of its REST API.
+    pub url: String,
+    /// Its `tls.cert`; or `certificate_sha256`, or neither for a public authority's word.
+    pub certificate_file: Option<PathBuf>,
+    pub certificate_sha256: Option<Hash32>,
+    /// Its public key: `identity_pubkey` of `lncli getinfo`.
+    pub identity: String,
+    /// bitcoin, testnet, signet, regtest or simnet.
+    pub network: String,
+    /// File with the macaroon in hex: `lncli bakemacaroon info:read invoices:read invoices:write`.
+    pub macaroon_file: PathBuf,
+}
+
+impl HostingConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !self.plans.contains_key(&self.plan) {
+            return Err(format!("hosting.plan: there is no plan {:?} in hosting.plans", self.plan));
+        }
+        if let Some((name, _)) = self.plans.iter().find(|(_, plan)| plan.fee_sats > MAX_FEE_SATS) {
+            return Err(format!("hosting.plans.{name}.fee_sats: use 0 to {MAX_FEE_SATS}"));
+        }
+        let rules = &self.rules;
+        if rules.trial_days > 365 || rules.grace_days > 365 {
+            return Err("hosting.rules: trial_days and grace_days: use 0 to 365".to_owned());
+        }
+        if rules.notice_days.len() > 10 || rules.notice_days.iter().any(|days| *days == 0 || *days > 28) {
+            return Err("hosting.rules.notice_days: at most ten, each 1 to 28".to_owned());
+        }
+        match &self.lnd {
+            Some(node) => node.trust().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// What a control plane charges, with the node that it is paid to.
+    pub fn billing(
+        &self,
+        development: Option<Arc<dyn Receive>>,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Option<Billing>> {
+        if !self.charge {
+            return Ok(None);
+        }
+        let node = match (&self.lnd, development) {
+            (Some(node), _) => node.open(clock)?,
+            (None, Some(development)) => development,
+            (None, None) => bail!(
+                "hosting is charged for, and there is no node to be paid\n  next: set hosting.lnd, or hosting.charge = false"
+            ),
+        };
+        Ok(Some(Billing { rules: self.rules.clone(), plans: self.plans.clone(), node }))
+    }
+}
+
+impl LndNode {
+    fn trust(&self) -> Result<Trust, String> {
+        match (&self.certificate_file, self.certificate_sha256) {
+            (Some(_), Some(_)) => Err("hosting.lnd: give certificate_file or certificate_sha256, not both".to_owned()),
+            (Some(file), None) => Ok(Trust::File(file.clone())),
+            (None, Some(hash)) => Ok(Trust::Fingerprint(hash)),
+            (None, None) => Ok(Trust::PublicRoots),
+        }
+    }
+
+    fn open(&self, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Receive>> {
+        let networks = [Network::Bitcoin, Network::Testnet, Network::Signet, Network::Regtest, Network::Simnet];
+        let network = networks.into_iter().find(|network| network.as_str() == self.network);
+        let network = network.with_context(|| {
+            format!(
+                "hosting.lnd.network: {:?} is none\n  next: use bitcoin, testnet, signet, regtest or simnet",
+                self.network
+            )
+        })?;
+        let trust = self.trust().map_err(anyhow::Error::msg)?;
+        let config = NodeConfig::new(&self.url, trust, &self.identity, network).context("hosting.lnd")?;
+        let macaroon = InvoiceMacaroon::read(&self.macaroon_file)
+            .with_context(|| format!("hosting.lnd.macaroon_file: {}", self.macaroon_file.display()))?;
+        Ok(Arc::new(LndReceive::new(config, macaroon, clock)))
+    }
+}
