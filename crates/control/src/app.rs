@@ -10,6 +10,7 @@ use nexus_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ControlConfig;
+use crate::egress::Egress;
 use crate::fleet::FleetCache;
 use crate::idempotency::UnderWay;
 use crate::metrics::Metrics;
@@ -32,6 +33,7 @@ pub struct App {
     pub under_way: UnderWay,
     pub reconciler: ReconcilerHealth,
     pub fleet: FleetCache,
+    pub egress: Egress,
     pub stop: CancellationToken,
     pub started: MonoMs,
     /// The OpenAPI document and the page made of it.
@@ -49,6 +51,7 @@ impl App {
             under_way: UnderWay::default(),
             reconciler: ReconcilerHealth::default(),
             fleet: FleetCache::default(),
+            egress: Egress::new(config.private_egress),
             started: clock.mono(),
             streams: Mutex::default(),
             store,

@@ -155,6 +155,8 @@ pub struct ControlConfig {
     pub operators: Operators,
     /// Whether a policy may name a wallet of play money.
     pub development_wallets: bool,
+    /// Whether webhooks may go to this machine and to private networks: on a host of one's own.
+    pub private_egress: bool,
     /// Where the development network is: backups of agents whose wallet is on it name it.
     pub devnet_place: Option<String>,
     /// Closes what control itself keeps secret: the keys of hooks. Without it there are none.
@@ -201,6 +203,7 @@ impl ControlConfig {
             object_grace_ms: 3_600_000,
             operators: Operators::Listed(Vec::new()),
             development_wallets: false,
+            private_egress: false,
             devnet_place: None,
             operator_key: None,
             billing: None,

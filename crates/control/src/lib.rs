@@ -12,6 +12,7 @@ pub mod api;
 mod app;
 pub mod auth;
 pub mod config;
+mod egress;
 mod fleet;
 pub mod gate;
 mod idempotency;

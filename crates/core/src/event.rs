@@ -81,6 +81,23 @@ pub enum EventBody {
 }
 
 impl EventBody {
+    /// Every `type` there is.
+    pub const KINDS: [&str; 13] = [
+        "tick_started",
+        "tick_completed",
+        "tick_failed",
+        "tick_skipped",
+        "balance_changed",
+        "lifecycle_changed",
+        "hosting_changed",
+        "hosting_ends",
+        "payment",
+        "approval_requested",
+        "approval_changed",
+        "placed",
+        "restored",
+    ];
+
     /// The `type` field.
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ pub mod hosting;
 pub mod id;
 pub mod lifecycle;
 pub mod money;
+pub mod net;
 pub mod notice;
 pub mod payment;
 pub mod placement;

@@ -74,6 +74,7 @@ async fn dispatch(cli: Cli, settings: Option<Loaded>, output: Output) -> anyhow:
         Command::Fleet { command: None } => command::fleet::run(&global, output).await,
         Command::Backup(args) => backup::backup(args, settings()?, output).await,
         Command::Restore(args) => backup::restore(args, settings()?, output).await,
+        Command::Webhook(command) => command::webhook::run(command, &global, output).await,
         Command::Hosting(command) => command::hosting::run(command, &global, output).await,
         Command::Apply(args) => command::apply::run(&args, &global, output).await,
         Command::Sim(args) => command::sim::run(args, output).await,

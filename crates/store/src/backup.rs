@@ -44,7 +44,7 @@ const LOAD: &str = "restore the database";
 const NOTE: &str = "note a backup";
 
 /// How many tables are kept, each with a line that names it.
-pub const TABLES: usize = 33;
+pub const TABLES: usize = 36;
 /// Tables of which every row is kept.
 const KEPT: &[&str; TABLES] = &[
     "installation",
@@ -80,6 +80,9 @@ const KEPT: &[&str; TABLES] = &[
     "ledger_entry",
     "ledger_line",
     "hosting_invoice",
+    "webhook",
+    "webhook_cursor",
+    "webhook_delivery",
 ];
 
 /// Tables of a running host, of which nothing is worth keeping: who is live now, and what is asked right now.

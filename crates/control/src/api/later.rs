@@ -6,12 +6,8 @@ use axum::routing::any;
 use crate::app::Shared;
 use crate::problem::{Code, Problem};
 
-const LATER: [(&str, &str); 4] = [
-    ("/v1/webhooks", "outgoing webhooks"),
-    ("/v1/webhooks/{id}", "outgoing webhooks"),
-    ("/.well-known/lnurlp/{name}", "LNURL-pay"),
-    ("/.well-known/nostr.json", "NIP-05 names"),
-];
+const LATER: [(&str, &str); 2] =
+    [("/.well-known/lnurlp/{name}", "LNURL-pay"), ("/.well-known/nostr.json", "NIP-05 names")];
 
 /// Routes that answer [`Code::NotYet`].
 pub fn routes() -> Router<Shared> {

@@ -24,6 +24,7 @@ mod tick;
 mod ticket;
 mod token;
 mod unlock;
+mod webhook;
 mod withdrawal;
 
 use std::sync::Arc;
@@ -115,6 +116,10 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(hook::remove))
         .routes(routes!(account::read))
         .routes(routes!(account::audit))
+        .routes(routes!(webhook::create, webhook::list))
+        .routes(routes!(webhook::remove))
+        .routes(routes!(webhook::deliveries))
+        .routes(routes!(webhook::retry))
         .routes(routes!(hosting::status))
         .routes(routes!(hosting::history))
         .routes(routes!(hosting::invoice, hosting::invoices))

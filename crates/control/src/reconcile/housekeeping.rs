@@ -6,7 +6,7 @@ use nexus_core::UnixMs;
 use nexus_store::relay_event::Walk;
 use nexus_store::{
     StoreError, approval, audit, blob, event, idempotency, inbox, invoice_watch, publication, relay_event, replay,
-    tick, wallet_request, worker,
+    tick, wallet_request, webhook, worker,
 };
 
 use super::pause;
@@ -49,6 +49,7 @@ pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
         in_pieces(|| relay_event::purge_expired(store, now, BATCH).boxed()).boxed(),
         in_pieces(|| inbox::purge(store, before(kept.inbox_days), BATCH).boxed()).boxed(),
         in_pieces(|| publication::purge(store, before(kept.publications_days), BATCH).boxed()).boxed(),
+        in_pieces(|| webhook::purge(store, before(kept.events_days), BATCH).boxed()).boxed(),
         in_pieces(|| approval::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
         in_pieces(|| tick::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
         in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).boxed(),

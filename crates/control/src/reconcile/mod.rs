@@ -7,6 +7,7 @@ mod liveness;
 mod outbox;
 mod placement;
 mod spread;
+pub(crate) mod webhook;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -57,6 +58,7 @@ pub async fn run(app: Shared) {
             outbox::run(&app),
             housekeeping::run(&app),
             hosting::run(&app),
+            webhook::run(&app),
             crate::fleet::run(&app)
         );
     };

@@ -21,7 +21,7 @@ pub use host::{
     BackupArgs, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand,
     ProviderArgs, RelayArgs, RestoreArgs, ScalerArgs, SimArgs, WorkerArgs,
 };
-pub use owner::{ContextCommand, HostingCommand, HostingInvoiceArgs, LoginArgs, Scope, TokenCommand};
+pub use owner::{ContextCommand, HostingCommand, HostingInvoiceArgs, LoginArgs, Scope, TokenCommand, WebhookCommand};
 
 /// Hosts sovereign AI agents: a Nostr identity and a Lightning wallet each, thinking around the clock.
 #[derive(Debug, Parser)]
@@ -119,6 +119,9 @@ pub enum Command {
     Backup(BackupArgs),
     /// Put a backup back, on a host that has no database: the only safe way
     Restore(RestoreArgs),
+    /// Where to be told what happens to your agents (Standard Webhooks)
+    #[command(subcommand, visible_alias = "webhooks")]
+    Webhook(WebhookCommand),
     /// What hosting costs, how far it is paid, and paying for more
     #[command(subcommand)]
     Hosting(HostingCommand),
@@ -213,6 +216,11 @@ mod tests {
             "agent hook remove bob id",
             "hosting plans",
             "hosting status",
+            "webhook add https://x --event payment --event tick_failed",
+            "webhook list",
+            "webhook deliveries id --state dead",
+            "webhook retry id",
+            "webhook remove id",
             "hosting invoice --sats 10000 --invoice-only",
             "hosting history --limit 5",
             "apply -f x --yes",

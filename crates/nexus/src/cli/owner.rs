@@ -67,6 +67,41 @@ pub struct HostingInvoiceArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum WebhookCommand {
+    /// Make one: the secret that it is signed with is shown once
+    Add {
+        /// Where to post to: https://…
+        url: String,
+        /// Kind of event, such as tick_failed; may be repeated; all without it
+        #[arg(long, value_name = "KIND")]
+        event: Vec<String>,
+    },
+    /// What there is, what waits and what was given up
+    List,
+    /// What was, is or could not be delivered, newest first
+    Deliveries {
+        /// From the list
+        id: String,
+        /// pending, delivered or dead
+        #[arg(long, value_name = "STATE", value_parser = ["pending", "delivered", "dead"])]
+        state: Option<String>,
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        limit: u32,
+    },
+    /// Try again what was given up
+    Retry {
+        /// From the list
+        id: String,
+    },
+    /// Take one away, with what waits for it
+    Remove {
+        /// From the list
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Make a token; it is shown once
     Create {

@@ -11,6 +11,7 @@ pub mod login;
 pub mod pool;
 pub mod sim;
 pub mod token;
+pub mod webhook;
 
 use crate::failure::NotYet;
 

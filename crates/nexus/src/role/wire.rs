@@ -137,6 +137,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         sole_reconciler: front.sole,
         operators: front.operators,
         development_wallets: front.development_wallets,
+        private_egress: front.development_wallets,
         metrics_token: front.metrics_token,
         devnet_place: front.devnet_place,
         operator_key: Some(Arc::new(front.operator_key)),

@@ -1,0 +1,207 @@
+//! HTTP to addresses that others chose: never to this machine, its network, or the metadata of whoever runs it.
+//!
+//! The name is resolved once, and the connection goes to exactly the addresses that passed: a name that changes in between
+//! changes nothing. Redirects are not followed, proxies not asked, answers not read beyond their status.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexus_core::net::is_public;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+use url::{Host, Url};
+
+/// Longest address, in bytes.
+pub const MAX_URL: usize = 1_024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why nothing was sent, or no answer came.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EgressError {
+    /// It never will be.
+    #[error("{0}")]
+    Refused(&'static str),
+    #[error("no answer: {0}")]
+    Unanswered(&'static str),
+}
+
+/// Sends to public addresses; in development to private ones as well.
+#[derive(Clone)]
+pub struct Egress {
+    client: Option<reqwest::Client>,
+    development: bool,
+}
+
+impl Egress {
+    pub fn new(development: bool) -> Self {
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("nexus/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(Arc::new(Guarded { development }))
+            .redirect(Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            // A connection that was kept would be one whose address nobody looked at again.
+            .pool_max_idle_per_host(0)
+            .build();
+        if let Err(error) = &client {
+            tracing::error!(%error, "no HTTP client could be made: nothing is sent to others");
+        }
+        Self { client: client.ok(), development }
+    }
+
+    /// Whether something could be sent there, as far as the address itself says.
+    pub fn check(&self, text: &str) -> Result<Url, &'static str> {
+        if text.len() > MAX_URL {
+            return Err("too long");
+        }
+        let url = Url::parse(text).map_err(|_| "not a URL")?;
+        match url.scheme() {
+            "https" => {}
+            "http" if self.development => {}
+            _ => return Err("use https://"),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("a URL with a user or password would be shown in lists: leave it out");
+        }
+        let literal = match url.host() {
+            None => return Err("no host"),
+            Some(Host::Domain(_)) => None,
+            Some(Host::Ipv4(ip)) => Some(ip.into()),
+            Some(Host::Ipv6(ip)) => Some(ip.into()),
+        };
+        match literal {
+            Some(ip) if !self.development && !is_public(ip) => Err("a private address"),
+            _ => Ok(url),
+        }
+    }
+
+    /// Posts a text; the status that came back, whatever it is.
+    pub async fn post(&self, url: &str, headers: &[(&'static str, &str)], body: String) -> Result<u16, EgressError> {
+        let url = self.check(url).map_err(EgressError::Refused)?;
+        let client = self.client.as_ref().ok_or(EgressError::Refused("this host has no HTTP client"))?;
+        let mut request = client.post(url).header("content-type", "application/json").body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        match request.send().await {
+            Ok(answer) => Ok(answer.status().as_u16()),
+            Err(error) => Err(EgressError::Unanswered(why(&error))),
+        }
+    }
+}
+
+/// In words of our own: what a library says may hold addresses.
+fn why(error: &reqwest::Error) -> &'static str {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(inner) = source {
+        if inner.downcast_ref::<Private>().is_some() {
+            return "a private address";
+        }
+        source = inner.source();
+    }
+    if error.is_timeout() {
+        "too slow"
+    } else if error.is_connect() {
+        "it can't be connected to"
+    } else {
+        "the connection ended"
+    }
+}
+
+struct Guarded {
+    development: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a private address")]
+struct Private;
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let development = self.development;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.take(16).collect();
+            let allowed = found.into_iter().filter(|address| development || is_public(address.ip()));
+            let allowed: Vec<SocketAddr> = allowed.take(4).collect();
+            if allowed.is_empty() {
+                return Err(Box::new(Private) as Box<dyn std::error::Error + Send + Sync>);
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provider() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+
+    #[test]
+    fn an_address_is_judged_before_it_is_stored() {
+        provider();
+        let egress = Egress::new(false);
+        for bad in [
+            "http://hooks.example/x",
+            "ftp://hooks.example",
+            "https://user:word@hooks.example",
+            "https://127.0.0.1/x",
+            "https://10.0.0.8",
+            "https://169.254.169.254/latest/meta-data",
+            "https://[::1]/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[fe80::1]/",
+            "https://[64:ff9b::a00:1]/",
+            "https://0x7f.1/",
+            "https://2130706433/",
+            "https://0.0.0.0/",
+            "https://",
+            "nonsense",
+        ] {
+            assert!(egress.check(bad).is_err(), "{bad}");
+        }
+        assert!(egress.check(&format!("https://hooks.example/{}", "x".repeat(MAX_URL))).is_err());
+        for good in ["https://hooks.example/x?y=1", "https://1.1.1.1:8443/"] {
+            assert!(egress.check(good).is_ok(), "{good}");
+        }
+        assert!(Egress::new(true).check("http://127.0.0.1:9/").is_ok());
+    }
+
+    /// A name that resolves to this machine is no better than its address, whenever it began to.
+    #[tokio::test]
+    async fn a_name_is_judged_by_what_it_resolves_to() {
+        provider();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        let refused = Egress::new(false).post(&url, &[], "{}".into()).await;
+        assert_eq!(refused, Err(EgressError::Unanswered("a private address")));
+        let connected = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
+        assert!(connected.is_err(), "nothing was connected to");
+    }
+
+    #[tokio::test]
+    async fn redirects_are_not_followed() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        provider();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let inner = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = inner.local_addr().unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1_024];
+            let _ = stream.read(&mut request).await.unwrap();
+            let answer =
+                format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{to}/\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        assert_eq!(Egress::new(true).post(&url, &[], "{}".into()).await, Ok(307));
+        server.await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(200), inner.accept()).await.is_err());
+    }
+}
