@@ -35,6 +35,7 @@ pub struct Egress {
 }
 
 impl Egress {
+    #[expect(clippy::disallowed_methods, reason = "this is the egress client")]
     pub fn new(development: bool) -> Self {
         let client = reqwest::Client::builder()
             .user_agent(concat!("nexus/", env!("CARGO_PKG_VERSION")))

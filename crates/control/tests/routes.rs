@@ -5,10 +5,11 @@
 mod common;
 
 use common::{Answer, By, Host, Key};
+use nexus_seal::operator::OperatorKey;
 use serde_json::{Value, json};
 
 /// Calls that anyone may make. Everything else needs an account.
-const OPEN: [&str; 8] = [
+const OPEN: [&str; 10] = [
     "get /healthz",
     "get /metrics",
     "get /readyz",
@@ -17,19 +18,32 @@ const OPEN: [&str; 8] = [
     "get /v1/pool",
     "post /v1/agents/{npub}/claim",
     "post /v1/agents/{npub}/hooks/{id}",
+    "get /v1/plans",
+    "post /v1/hosting/topup",
 ];
 /// Calls without an agent in their path: what a stranger gets from them is looked at one by one.
-const OF_THE_ACCOUNT: [&str; 10] = [
+const OF_THE_ACCOUNT: [&str; 21] = [
     "delete /v1/tokens/{id}",
+    "delete /v1/webhooks/{id}",
     "get /v1/account",
     "get /v1/account/audit",
     "get /v1/agents",
     "get /v1/fleet",
     "get /v1/fleet/agents",
+    "get /v1/hosting",
+    "get /v1/hosting/history",
+    "get /v1/invoices",
+    "get /v1/invoices/{id}",
+    "get /v1/invoices/{id}/qr",
     "get /v1/tokens",
+    "get /v1/webhooks",
+    "get /v1/webhooks/{id}/deliveries",
     "post /v1/agents",
     "post /v1/agents/import",
+    "post /v1/invoices",
     "post /v1/tokens",
+    "post /v1/webhooks",
+    "post /v1/webhooks/{id}/retry",
 ];
 const SCOPES: [&str; 4] = ["read", "operate", "configure", "billing"];
 
@@ -86,7 +100,7 @@ async fn nobody_gets_anything_but_what_is_open() {
             assert!(
                 answer.status.is_success()
                     || name == "get /readyz"
-                    || ["/claim", "/hooks/{id}"].iter().any(|end| name.ends_with(end)),
+                    || ["/claim", "/hooks/{id}", "/topup"].iter().any(|end| name.ends_with(end)),
                 "{name}: {}",
                 answer.text
             );
@@ -165,7 +179,8 @@ async fn somebody_elses_agent_is_no_agent_and_stays_as_it_is() {
 
 #[tokio::test]
 async fn accounts_see_only_their_own() {
-    let host = Host::start().await;
+    let key = std::sync::Arc::new(OperatorKey::generate(&nexus_testkit::SystemEntropy));
+    let host = Host::start_with(|config| config.operator_key = Some(key)).await;
     let (owner, stranger, agent) = (Key::new(1), Key::new(3), Key::new(2));
     let npub = host.create(&owner, &agent, "ada").await;
     let made = host.post(By::Key(&owner), "/v1/tokens", &json!({ "name": "x", "scopes": ["read"] })).await.ok();
@@ -182,6 +197,18 @@ async fn accounts_see_only_their_own() {
     let tokens = host.get(By::Key(&stranger), "/v1/tokens").await.ok();
     assert!(!tokens.text.contains(made.body["id"].as_str().unwrap()));
     assert_eq!(host.send(By::Key(&stranger), "DELETE", &token, Vec::new(), &[]).await.code(), "not_found");
+    // Where an account hears of its agents, and what it pays, is its own.
+    let made = host.post(By::Key(&owner), "/v1/webhooks", &json!({ "url": "https://hooks.example/secret" })).await.ok();
+    let hook = format!("/v1/webhooks/{}", made.body["id"].as_str().unwrap());
+    for path in ["/v1/webhooks", "/v1/invoices", "/v1/hosting", "/v1/hosting/history"] {
+        let theirs = host.get(By::Key(&stranger), path).await.ok();
+        assert!(!theirs.text.contains("hooks.example") && !theirs.text.contains(&npub), "{path}: {}", theirs.text);
+    }
+    let deliveries = format!("{hook}/deliveries");
+    assert_eq!(host.get(By::Key(&stranger), &deliveries).await.code(), "not_found");
+    assert_eq!(host.post(By::Key(&stranger), &format!("{hook}/retry"), &json!({})).await.code(), "not_found");
+    assert_eq!(host.send(By::Key(&stranger), "DELETE", &hook, Vec::new(), &[]).await.code(), "not_found");
+    host.get(By::Key(&owner), &deliveries).await.ok();
     // The agent's key agreed to its owner, not to a stranger.
     let body = host.agent_body(&stranger, &Key::new(5), "mine");
     let answer = host.create_with(By::Key(&stranger), &owner, &Key::new(5), &body, &[]).await;
@@ -201,8 +228,8 @@ async fn paths_methods_and_planned_calls_answer_with_problems() {
     assert_eq!(host.get(By::Nobody, "/v1/nowhere").await.code(), "not_found");
     let answer = host.send(By::Key(&owner), "PUT", "/v1/agents", b"{}".to_vec(), &[]).await;
     assert_eq!((answer.status.as_u16(), answer.code()), (405, "method_not_allowed"));
-    for later in ["invoices", "invoices/7", "webhooks", "webhooks/7"] {
-        let answer = host.post(By::Nobody, &format!("/v1/{later}"), &json!({})).await;
+    for later in ["lnurlp/ada", "nostr.json"] {
+        let answer = host.get(By::Nobody, &format!("/.well-known/{later}")).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (501, "not_yet"), "{later}");
         assert!(answer.body["detail"].as_str().unwrap().contains("not yet"));
     }

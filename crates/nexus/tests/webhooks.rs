@@ -37,8 +37,7 @@ impl Receiver {
                 let Ok(mut stream) = stream else { return };
                 let mut text = Vec::new();
                 let mut piece = [0; 4_096];
-                loop {
-                    let Ok(read) = stream.read(&mut piece) else { break };
+                while let Ok(read) = stream.read(&mut piece) {
                     text.extend_from_slice(&piece[..read]);
                     let said = String::from_utf8_lossy(&text).into_owned();
                     let Some((head, body)) = said.split_once("\r\n\r\n") else { continue };

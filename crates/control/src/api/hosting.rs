@@ -285,6 +285,7 @@ pub struct HistoryQuery {
     limit: Option<u32>,
     /// `json`, or `csv` for a table.
     #[serde(default)]
+    #[param(inline)]
     format: Format,
 }
 

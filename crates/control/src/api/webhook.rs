@@ -27,7 +27,7 @@ use crate::reconcile::webhook::purpose;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewWebhook {
-    /// `https://…`, at most 1,024 bytes; a public address.
+    /// An https URL of at most 1,024 bytes, at a public address.
     url: String,
     /// Kinds of events, such as `tick_failed` or `hosting_ends`; all if none is named.
     #[serde(default)]
