@@ -15,7 +15,7 @@ use url::{Host, Url};
 /// Longest address, in bytes.
 pub const MAX_URL: usize = 1_024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const TIMEOUT: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why nothing was sent, or no answer came.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

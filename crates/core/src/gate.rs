@@ -78,7 +78,7 @@ pub fn pass(standing: &Standing<'_>, trigger: Trigger) -> Result<(), Refusal> {
     }
     match standing.hosting {
         Hosting::Trial | Hosting::Paid | Hosting::Grace => {}
-        Hosting::Suspended => return Err(refuse("suspended", "hosting is suspended: pay the open invoice")),
+        Hosting::Suspended => return Err(refuse("suspended", "hosting is not paid: `nexus hosting invoice`")),
     }
     let Some(policy) = standing.policy else {
         return Err(refuse("policy_missing", "no policy signed by the owner: the agent may not spend"));

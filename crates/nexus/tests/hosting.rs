@@ -113,13 +113,24 @@ fn an_owner_pays_for_hosting() {
     assert_eq!((&after["credit_msat"], &after["agents"][0]["hosting"]), (&json!(2_500_000), &json!("paid")));
     assert!(after["agents"][0]["paid_until_ms"].as_i64() > Some(0));
 
+    // Where nothing is charged any more, everyone is paid; and charged again, the credit is still there.
+    assert_eq!(host.interrupt(), 0);
+    let host = place.start(&[]);
+    let freed = eventually(30, || hosting(&place)["agents"][0]["paid_until_ms"].is_null().then_some(()));
+    assert!(freed.is_some(), "{}", hosting(&place));
+    assert_eq!((&hosting(&place)["charged"], &place.status("ada")["hosting"]), (&json!(false), &json!("paid")));
+    assert_eq!(host.interrupt(), 0);
+    let host = start(&place);
+    let charged = eventually(30, || (hosting(&place)["credit_msat"] == 1_500_000).then_some(()));
+    assert!(charged.is_some(), "{}", hosting(&place));
+
     // Deleted on its first day: nearly all of the month comes back.
     let entries = list(&place.ok(&["hosting", "history"])["entries"]);
     let kinds: Vec<_> = entries.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["top_up", "month", "top_up"], "{entries:?}");
+    assert_eq!(kinds, ["month", "top_up", "month", "top_up"], "{entries:?}");
     place.ok(&["agent", "delete", "ada", "--forfeit", "--yes"]);
     let credit = hosting(&place)["credit_msat"].as_u64().unwrap();
-    assert!((3_499_000..3_500_000).contains(&credit), "{credit}");
+    assert!((2_499_000..2_500_000).contains(&credit), "{credit}");
     assert_eq!(host.interrupt(), 0);
 }
 

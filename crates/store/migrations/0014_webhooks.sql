@@ -32,5 +32,5 @@ CREATE TABLE webhook_delivery (
     at BIGINT NOT NULL,
     PRIMARY KEY (webhook_id, npub, seq)
 ) CLUSTERED;
-CREATE INDEX webhook_delivery_due ON webhook_delivery (next_at) WHERE state = 'pending';
+CREATE INDEX webhook_delivery_due ON webhook_delivery (webhook_id, next_at) WHERE state = 'pending';
 CREATE INDEX webhook_delivery_state ON webhook_delivery (webhook_id, state, at);

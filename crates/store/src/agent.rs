@@ -556,7 +556,7 @@ pub async fn make_due(store: &Store, npub: Npub, at: UnixMs) -> Result<()> {
 }
 
 /// Everything that hangs off an agent, the rows that others point at last.
-const DELETES: [&str; 17] = [
+const DELETES: [&str; 19] = [
     "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1)",
     "DELETE FROM tick WHERE npub = ?1",
     "DELETE FROM inbox WHERE npub = ?1",
@@ -568,6 +568,8 @@ const DELETES: [&str; 17] = [
     "DELETE FROM invoice_watch WHERE npub = ?1",
     "DELETE FROM approval WHERE npub = ?1",
     "DELETE FROM hook WHERE npub = ?1",
+    "DELETE FROM webhook_delivery WHERE npub = ?1",
+    "DELETE FROM webhook_cursor WHERE npub = ?1",
     "DELETE FROM provider_score WHERE npub = ?1",
     "DELETE FROM agent_label WHERE npub = ?1",
     "DELETE FROM agent_wrap WHERE npub = ?1",

@@ -254,6 +254,24 @@ pub async fn of_account(store: &Store, account: AccountId, limit: u32) -> Result
     store.rows("list an account's hosting", sql, params![account, limit], billed_row).await
 }
 
+/// Nothing is charged any more: agents that were are paid like everyone, a page at a time. What was paid in stays credit. Returns
+/// how many.
+pub async fn forget(store: &Store) -> Result<u64> {
+    let mut draft = Draft::new("end what is charged for hosting");
+    draft.next_rev();
+    let sql = concat!(
+        "UPDATE agent SET hosting = 'paid', hosted_from = NULL, hosted_months = 0, paid_until = NULL, month_fee_msat = 0,
+            hosting_notice = NULL, hosting_look_at = 0, ticks_per_day = NULL, desired_rev = ",
+        rev!(),
+        " WHERE npub IN (SELECT npub FROM agent WHERE hosted_from IS NOT NULL ORDER BY npub LIMIT ?1 ",
+        crate::dialect::in_order!(),
+        ")"
+    );
+    draft.push(Statement::write(sql, params![i64::from(crate::worker::MAX_TOGETHER)]));
+    let outputs = store.write(draft.into_batch()).await?;
+    Ok(outputs.last().map_or(0, |output| output.affected))
+}
+
 /// An account's credit, and until when its trial goes.
 pub async fn credit(store: &Store, account: AccountId) -> Result<(Msat, Option<UnixMs>)> {
     let sql = "SELECT credit_msat, trial_until FROM account WHERE account_id = ?1";

@@ -189,13 +189,14 @@ pub async fn put(
     store.write(batch).await.map(|_| ())
 }
 
-/// Deliveries whose time has come, oldest first.
-pub async fn due(store: &Store, now: UnixMs, limit: u32) -> Result<Vec<Delivery>> {
+/// A webhook's deliveries whose time has come, oldest first.
+pub async fn due(store: &Store, webhook: &str, now: UnixMs, limit: u32) -> Result<Vec<Delivery>> {
     let sql = concat!(
         delivery_columns!(),
-        " WHERE d.state = 'pending' AND d.next_at <= ?1 ORDER BY d.next_at, d.seq LIMIT ?2"
+        " WHERE d.webhook_id = ?1 AND d.state = 'pending' AND d.next_at <= ?2 ORDER BY d.next_at, d.seq LIMIT ?3"
     );
-    store.rows("find deliveries that are due", sql, params![now, limit.min(MAX_PAGE)], delivery_row).await
+    let params = params![webhook.to_owned(), now, limit.min(MAX_PAGE)];
+    store.rows("find deliveries that are due", sql, params, delivery_row).await
 }
 
 /// A webhook's, newest first.

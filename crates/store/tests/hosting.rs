@@ -157,6 +157,25 @@ async fn standing_and_notices_are_told_once(world: World) {
     assert_eq!(agent::get(store, ALICE).await.unwrap().unwrap().hosting_notice, None);
 }
 
+async fn what_is_not_charged_any_more_is_paid(world: World) {
+    let store = &world.store;
+    top_up(store, 1, 1_000).await;
+    charge(store, &billed(store, ALICE).await, 400).await.unwrap();
+    let look = Looked {
+        term: Term::begin(NOW, NOW),
+        hosting: Hosting::Suspended,
+        notice: None,
+        covered: false,
+        look_at: NOW,
+        ticks_per_day: Some(1),
+    };
+    hosting::looked(store, &billed(store, BOB).await, look, NOW).await.unwrap();
+    assert_eq!((hosting::forget(store).await.unwrap(), hosting::forget(store).await.unwrap()), (2, 0));
+    let bob = agent::get(store, BOB).await.unwrap().unwrap();
+    assert_eq!((bob.hosting, bob.ticks_per_day, credit(store).await), (Hosting::Paid, None, 600));
+    sound(store).await;
+}
+
 async fn open_invoices_are_bounded(world: World) {
     let store = &world.store;
     for n in 0..u8::try_from(hosting::MAX_OPEN).unwrap() {
@@ -183,6 +202,7 @@ suite::suite!(
     a_month_is_charged_once_and_never_beyond_the_credit,
     what_is_unused_comes_back,
     standing_and_notices_are_told_once,
+    what_is_not_charged_any_more_is_paid,
     open_invoices_are_bounded,
 );
 

@@ -63,14 +63,14 @@ async fn an_attempt_counts_once_and_what_is_given_up_can_be_tried_again(world: W
     let store = &world.store;
     make(store, "a").await;
     webhook::put(store, "a", ALICE, &[(7, "payment"), (8, "payment")], 8, NOW).await.unwrap();
-    let due = webhook::due(store, NOW, 9).await.unwrap();
+    let due = webhook::due(store, "a", NOW, 9).await.unwrap();
     assert_eq!(due.len(), 2);
     let later = NOW.plus_ms(5_000);
     webhook::tried(store, &due[0], Fate::Again(later), "answered 500", NOW).await.unwrap();
     webhook::tried(store, &due[0], Fate::Delivered, "a twin's", NOW).await.unwrap();
     webhook::tried(store, &due[1], Fate::Delivered, "answered 200", NOW).await.unwrap();
-    assert!(webhook::due(store, later.plus_ms(-1), 9).await.unwrap().is_empty());
-    let again = webhook::due(store, later, 9).await.unwrap().remove(0);
+    assert!(webhook::due(store, "a", later.plus_ms(-1), 9).await.unwrap().is_empty());
+    let again = webhook::due(store, "a", later, 9).await.unwrap().remove(0);
     assert_eq!((again.attempts, again.said.as_deref()), (1, Some("answered 500")));
     webhook::tried(store, &again, Fate::Gone, "answered 410", later).await.unwrap();
     assert_eq!(webhook::level(store, "a").await.unwrap(), Level { pending: 0, dead: 1 });
@@ -78,10 +78,10 @@ async fn an_attempt_counts_once_and_what_is_given_up_can_be_tried_again(world: W
     assert_eq!(webhook::deliveries(store, "a", Some("dead"), 9).await.unwrap().len(), 1);
     assert_eq!(webhook::retry(store, "a", later, audit("webhook.retry")).await.unwrap(), 1);
     assert_eq!(webhook::live(store, "", 9).await.unwrap().len(), 1);
-    assert_eq!(webhook::due(store, later, 9).await.unwrap()[0].attempts, 0);
+    assert_eq!(webhook::due(store, "a", later, 9).await.unwrap()[0].attempts, 0);
     assert_eq!(webhook::purge(store, NOW.plus_ms(1), 9).await.unwrap(), 1, "what waits is kept");
     webhook::remove(store, account_id(), "a", audit("webhook.remove")).await.unwrap();
-    assert!(webhook::due(store, later, 9).await.unwrap().is_empty());
+    assert!(webhook::due(store, "a", later, 9).await.unwrap().is_empty());
     let twice = webhook::remove(store, account_id(), "a", audit("webhook.remove")).await.unwrap_err();
     assert_eq!(twice.conflict(), Some(&Conflict::NotFound));
 }

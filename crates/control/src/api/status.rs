@@ -266,7 +266,7 @@ fn standing_reason(agent: &Agent) -> (&'static str, &'static str) {
         Desired::Running => {}
     }
     match agent.hosting {
-        Hosting::Suspended => return ("suspended", "hosting is suspended: pay the open invoice"),
+        Hosting::Suspended => return ("suspended", "hosting is not paid: `nexus hosting invoice`"),
         Hosting::Trial | Hosting::Paid | Hosting::Grace => {}
     }
     match agent.custody {

@@ -34,23 +34,63 @@ const AUDIT_MS: u64 = 3_600_000;
 const AUDITED_MS: i64 = 31 * 86_400_000;
 /// Pause before the node's settlements are followed again.
 const FOLLOW_MS: u64 = 5_000;
+/// Whether agents were ever charged for: `yes`, and `no` once that ended.
+const CHARGED: &str = "hosting_charged";
 /// The stored place in the node's settlements.
 const CURSOR: &str = "hosting_cursor";
 
 /// Charges until the process stops; without prices there is nothing to do.
 pub async fn run(app: &Shared) {
-    let Some(billing) = &app.config.billing else { return };
+    let Some(billing) = &app.config.billing else { return free(app).await };
     tokio::join!(rounds(app, billing), follow(app, billing), audits(app, billing));
 }
 
-async fn rounds(app: &Shared, billing: &Billing) {
+/// Whoever was charged before, and is not any more, is paid like everyone.
+async fn free(app: &Shared) {
     loop {
-        if app.reconciler.is_active()
-            && let Err(error) = round(app, billing).await
-        {
-            tracing::warn!(%error, "hosting was not charged; the next round tries again");
+        if app.reconciler.is_active() {
+            match freed(app).await {
+                Ok(true) => return,
+                Ok(false) => app.bus.publish(Wake::Reconcile),
+                Err(error) => tracing::warn!(%error, "agents that were charged before are not freed yet; tried again"),
+            }
         }
         pause(ROUND_MS).await;
+    }
+}
+
+/// One page of them. True when there are no more.
+async fn freed(app: &Shared) -> Result<bool, StoreError> {
+    if installation::get(&app.store, CHARGED).await?.is_none_or(|charged| charged != "yes") {
+        return Ok(true);
+    }
+    if hosting::forget(&app.store).await? > 0 {
+        return Ok(false);
+    }
+    installation::put(&app.store, CHARGED, "no".to_owned()).await?;
+    Ok(true)
+}
+
+async fn rounds(app: &Shared, billing: &Billing) {
+    let mut noted = false;
+    loop {
+        let pause_ms = match app.reconciler.is_active() {
+            false => ROUND_MS,
+            // Before the first charge: should charging end, it is known that there was some.
+            true if !noted => {
+                noted = installation::put(&app.store, CHARGED, "yes".to_owned()).await.is_ok();
+                ROUND_MS
+            }
+            true => match round(app, billing).await {
+                Ok(true) => ROUND_MS,
+                Ok(false) => FOLLOW_MS,
+                Err(error) => {
+                    tracing::warn!(%error, "hosting was not charged; the next round tries again");
+                    ROUND_MS
+                }
+            },
+        };
+        pause(pause_ms).await;
     }
 }
 
@@ -95,17 +135,19 @@ pub async fn audit(app: &Shared, billing: &Billing) -> Result<(i64, i64), StoreE
     Ok((unsound, different))
 }
 
-/// One look at what is due: invoices first, since they bring what the rest needs.
-pub async fn round(app: &Shared, billing: &Billing) -> Result<(), StoreError> {
+/// One look at what is due: invoices first, since they bring what the rest needs. False: the node does not answer.
+pub async fn round(app: &Shared, billing: &Billing) -> Result<bool, StoreError> {
+    let mut answers = true;
     for invoice in hosting::to_look_at(&app.store, app.now(), BATCH).await? {
-        if !ask(app, billing, &invoice).await? {
+        answers = ask(app, billing, &invoice).await?;
+        if !answers {
             break;
         }
     }
     for billed in hosting::due(&app.store, app.now(), BATCH).await? {
         bill(app, billing, &billed).await?;
     }
-    Ok(())
+    Ok(answers)
 }
 
 /// Asks the node about an invoice. False: it does not answer.

@@ -2,54 +2,89 @@
 //!
 //! At least once, in no promised order: the same `webhook-id` comes again when an answer was lost.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use nexus_core::UnixMs;
 use nexus_seal::webhook::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, WebhookKey, sign_webhook};
 use nexus_store::event::{self, StoredEvent};
 use nexus_store::webhook::{self, Delivery, Fate, Webhook};
 use nexus_store::{Conflict, StoreError, agent};
 use serde_json::json;
+use tokio::time::MissedTickBehavior;
 
-use super::pause;
 use crate::app::Shared;
 use crate::egress::EgressError;
 
 const ROUND_MS: u64 = 500;
 /// Webhooks, agents and events of one page.
 const PAGE: u32 = 200;
-/// Deliveries of one round, and how many are under way at once.
-const BATCH: u32 = 256;
-const AT_ONCE: usize = 16;
+/// Deliveries that a webhook gets in a row, and webhooks that get some at once. One that is slow holds up itself alone.
+const IN_A_ROW: u32 = 16;
+const AT_ONCE: usize = 256;
 /// Pauses before the second attempt and those after, as Standard Webhooks suggests; then it is given up.
 const PAUSES_MS: [i64; 8] = [5_000, 300_000, 1_800_000, 7_200_000, 18_000_000, 36_000_000, 50_400_000, 86_400_000];
 const GONE: u16 = 410;
 
 /// Delivers until the process stops; only where the term is held.
 pub async fn run(app: &Shared) {
+    let (mut under_way, mut busy) = (FuturesUnordered::new(), BTreeSet::new());
+    let mut rounds = tokio::time::interval(Duration::from_millis(ROUND_MS));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if app.reconciler.is_active()
-            && let Err(error) = round(app).await
-        {
-            tracing::warn!(%error, "webhooks were not delivered; the next round tries again");
+        tokio::select! {
+            Some((id, ended)) = under_way.next() => {
+                busy.remove(&id);
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "a webhook's deliveries were not noted; the next round tries again");
+                }
+            }
+            _ = rounds.tick() => {
+                if !app.reconciler.is_active() {
+                    continue;
+                }
+                match round(app, &busy).await {
+                    Ok(due) => for (id, deliveries) in due.into_iter().take(AT_ONCE.saturating_sub(busy.len())) {
+                        busy.insert(id.clone());
+                        under_way.push(deliver(app, id, deliveries));
+                    },
+                    Err(error) => tracing::warn!(%error, "webhooks were not looked at; the next round tries again"),
+                }
+            }
         }
-        pause(ROUND_MS).await;
     }
 }
 
-pub async fn round(app: &Shared) -> Result<(), StoreError> {
-    let mut after = String::new();
+/// What is due to each webhook that is not being delivered to.
+async fn round(app: &Shared, busy: &BTreeSet<String>) -> Result<Vec<(String, Vec<Delivery>)>, StoreError> {
+    let (mut after, mut all) = (String::new(), Vec::new());
     loop {
         let page = webhook::live(&app.store, &after, PAGE).await?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else { return Ok(all) };
         after.clone_from(&last.id);
         for webhook in &page {
             collect(app, webhook).await?;
+            if !busy.contains(&webhook.id) {
+                let due = webhook::due(&app.store, &webhook.id, app.now(), IN_A_ROW).await?;
+                if !due.is_empty() {
+                    all.push((webhook.id.clone(), due));
+                }
+            }
         }
     }
-    let due = webhook::due(&app.store, app.now(), BATCH).await?;
-    let attempts = futures::stream::iter(due.into_iter().map(|delivery| attempt(app, delivery)));
-    let ended: Vec<Result<(), StoreError>> = attempts.buffer_unordered(AT_ONCE).collect().await;
-    ended.into_iter().collect()
+}
+
+async fn deliver(app: &Shared, id: String, deliveries: Vec<Delivery>) -> (String, Result<(), StoreError>) {
+    for delivery in deliveries {
+        match attempt(app, delivery).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => return (id, Err(error)),
+        }
+    }
+    (id, Ok(()))
 }
 
 /// Puts a row for each event that the webhook wants.
@@ -72,8 +107,9 @@ async fn collect(app: &Shared, webhook: &Webhook) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn attempt(app: &Shared, delivery: Delivery) -> Result<(), StoreError> {
-    let Some(webhook) = webhook::get(&app.store, &delivery.webhook).await? else { return Ok(()) };
+/// False when its receiver does not take it.
+async fn attempt(app: &Shared, delivery: Delivery) -> Result<bool, StoreError> {
+    let Some(webhook) = webhook::get(&app.store, &delivery.webhook).await? else { return Ok(false) };
     let stored = event::after(&app.store, delivery.npub, delivery.seq - 1, 1).await?;
     let stored = stored.into_iter().find(|stored| stored.event.seq == delivery.seq);
     let (fate, said) = match (webhook.gone_at, stored) {
@@ -81,7 +117,8 @@ async fn attempt(app: &Shared, delivery: Delivery) -> Result<(), StoreError> {
         (None, None) => (Fate::Dead, "the event is not kept any more".to_owned()),
         (None, Some(stored)) => send(app, &webhook, &delivery, &stored).await?,
     };
-    webhook::tried(&app.store, &delivery, fate, &said, app.now()).await
+    webhook::tried(&app.store, &delivery, fate, &said, app.now()).await?;
+    Ok(fate == Fate::Delivered)
 }
 
 async fn send(
