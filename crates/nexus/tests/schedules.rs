@@ -35,7 +35,7 @@ fn schedules_wake_an_agent_once_each() {
     let calm = eventually(60, || place.ticks("ada").iter().any(|tick| tick["status"] == "completed").then_some(()));
     assert!(calm.is_some(), "{}", place.status("ada"));
 
-    let made = place.ok(&["agent", "schedule", "add", "ada", "tea", "--at", &at(3)]);
+    let made = place.ok(&["agent", "schedule", "add", "ada", "tea", "--at", &at(6)]);
     assert!(made["next_at_ms"].is_i64(), "{made}");
     let shown = place.ok(&["agent", "schedule", "list", "ada"]);
     assert_eq!(shown["schedules"][0]["name"], "tea", "{shown}");
@@ -45,22 +45,22 @@ fn schedules_wake_an_agent_once_each() {
     assert!(place.status("ada")["next_schedule_at_ms"].is_null());
 
     // Due while the host is dead: made once it lives again, once. What was run before is not run again.
-    place.ok(&["agent", "schedule", "add", "ada", "supper", "--at", &at(3)]);
+    place.ok(&["agent", "schedule", "add", "ada", "supper", "--at", &at(6)]);
     let planned = eventually(30, || place.status("ada")["next_schedule_at_ms"].is_i64().then_some(()));
     assert!(planned.is_some(), "{}", place.status("ada"));
     host.kill();
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(7));
     let host = place.start(&[]);
     wait_for(&place, 2);
 
     // Due while its owner had stopped it: not made.
-    place.ok(&["agent", "schedule", "add", "ada", "night", "--at", &at(3)]);
+    place.ok(&["agent", "schedule", "add", "ada", "night", "--at", &at(10)]);
     place.ok(&["agent", "schedule", "add", "ada", "often", "--cron", "* * * * *", "--zone", "Europe/Berlin"]);
     place.ok(&["agent", "stop", "ada"]);
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(11));
     place.ok(&["agent", "start", "ada"]);
     // The next one by cron comes, with whatever minute the clock shows.
-    let run = wait_for(&place, 3).remove(0);
+    let run = eventually(90, || Some(runs(&place)).filter(|runs| runs.len() >= 3)).unwrap().remove(0);
     let heard = place.ok(&["agent", "trajectory", "ada", run["id"].as_str().unwrap()]);
     assert!(heard.to_string().contains(r#"schedule \"often\""#), "{heard}");
     place.ok(&["agent", "schedule", "remove", "ada", "often"]);
