@@ -31,7 +31,8 @@ pub(crate) async fn look(pen: &Pen<'_>, agent: &mut Agent, ran: &[String]) -> Re
         Ok(plans) => plans,
         Err(problem) => return Err(TurnError::parked("schedule_refused", problem.to_string(), 60_000)),
     };
-    let cursor = agent.schedules_at.unwrap_or(now);
+    // What was due before the database was put back may have been run by the host that was lost.
+    let cursor = agent.schedules_at.unwrap_or(now).max(agent.restored_at.unwrap_or(UnixMs(0)));
     let next = plans.iter().filter_map(|plan| plan.next_after(cursor)).min();
     if next.is_none_or(|next| next > now) && agent.next_schedule_at == next {
         return Ok(next);
