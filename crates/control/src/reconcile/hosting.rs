@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nexus_bus::Wake;
-use nexus_core::Npub;
 use nexus_core::hosting::{Plan, Term};
 use nexus_core::status::Hosting;
+use nexus_core::{Npub, UnixMs};
 use nexus_lightning::{Cursor, InvoiceState, Settlement};
 use nexus_store::account::Account;
 use nexus_store::hosting::{self, Billed, Invoice, Looked};
@@ -36,6 +36,10 @@ const AUDITED_MS: i64 = 31 * 86_400_000;
 const FOLLOW_MS: u64 = 5_000;
 /// Whether agents were ever charged for: `yes`, and `no` once that ended.
 const CHARGED: &str = "hosting_charged";
+/// How far the node's clock may be behind ours.
+const SKEW_MS: i64 = 60_000;
+/// Since when this host charges.
+const SINCE: &str = "hosting_since";
 /// The stored place in the node's settlements.
 const CURSOR: &str = "hosting_cursor";
 
@@ -277,13 +281,16 @@ async fn follow(app: &Shared, billing: &Billing) {
 }
 
 async fn settlements(app: &Shared, billing: &Billing) -> Result<(), StoreError> {
+    // What the node was paid before this host charged is none of its business.
+    let since = installation::put_first(&app.store, SINCE, app.now().0.to_string()).await?;
+    let since = UnixMs(since.parse().unwrap_or(0));
     let stored = installation::get(&app.store, CURSOR).await?;
     let cursor = Cursor(stored.and_then(|text| text.parse().ok()).unwrap_or(0));
     let mut coming = billing.node.settlements(cursor);
     while app.reconciler.is_active() {
         let Ok(next) = tokio::time::timeout(PATIENCE, coming.next()).await else { continue };
         match next {
-            Some(Ok(settlement)) => settled(app, billing, &settlement).await?,
+            Some(Ok(settlement)) => settled(app, billing, &settlement, since).await?,
             Some(Err(error)) => {
                 tracing::debug!(%error, "the node's settlements ended");
                 break;
@@ -294,10 +301,11 @@ async fn settlements(app: &Shared, billing: &Billing) -> Result<(), StoreError> 
     Ok(())
 }
 
-async fn settled(app: &Shared, billing: &Billing, settlement: &Settlement) -> Result<(), StoreError> {
+async fn settled(app: &Shared, billing: &Billing, settlement: &Settlement, since: UnixMs) -> Result<(), StoreError> {
     match hosting::invoice(&app.store, settlement.hash).await? {
         Some(invoice) if invoice.state == "paid" => {}
         Some(invoice) => drop(ask(app, billing, &invoice).await?),
+        None if settlement.at < since.plus_ms(-SKEW_MS) => {}
         None => {
             if hosting::unexplained(&app.store, settlement.hash, settlement.amount, settlement.at).await? {
                 tracing::warn!(hash = %settlement.hash, "the operator's node was paid for what is no invoice of this host");

@@ -266,3 +266,22 @@ async fn an_audit_finds_a_planted_difference() {
     let text = world.app.metrics.render().unwrap();
     assert!(text.contains("nexus_node_differences 1") && text.contains("nexus_ledger_unsound 0"), "{text}");
 }
+
+#[tokio::test]
+async fn what_the_node_was_paid_before_is_none_of_ours() {
+    let world = World::at("2027-03-01T00:00:00Z").await;
+    let (billing, since) = (world.app.config.billing.clone().unwrap(), world.clock.now());
+    let of = |n: u8, ms: i64| Settlement {
+        cursor: Cursor(u64::from(n)),
+        hash: Hash32::from_bytes([n; 32]),
+        amount: Msat::sats(5),
+        at: since.plus_ms(ms),
+    };
+    settled(&world.app, &billing, &of(1, -DAY_MS), since).await.unwrap();
+    assert_eq!(ledger::balance(&world.store, ledger::Book::Suspense).await.unwrap(), 0);
+    for _ in 0..2 {
+        settled(&world.app, &billing, &of(2, 1), since).await.unwrap();
+    }
+    assert_eq!(ledger::balance(&world.store, ledger::Book::Suspense).await.unwrap(), -5_000);
+    assert_eq!(nexus_store::installation::get(&world.store, CURSOR).await.unwrap().as_deref(), Some("2"));
+}
