@@ -226,7 +226,9 @@ async fn charge(app: &Shared, billing: &Billing, billed: &Billed) -> Result<(), 
         }
     }
     let covered = billed.credit >= plan.fee();
-    let notice = if covered { None } else { rules.notice(term.paid_until, billed.notice, now) };
+    // Nobody is warned of a trial's end in the moment in which it begins.
+    let quiet = covered || billed.term.is_none();
+    let notice = if quiet { None } else { rules.notice(term.paid_until, billed.notice, now) };
     let looked = Looked {
         term,
         hosting: rules.hosting(&term, now),

@@ -182,6 +182,7 @@ fn line(event: &Value) -> String {
         "balance_changed" => format!("balance          {} sats", sats("balance_sats")),
         "lifecycle_changed" => format!("funds            {}", field(event, "state")),
         "hosting_changed" => format!("hosting          {}", field(event, "state")),
+        "hosting_ends" => format!("hosting          ends within {} days, and is not covered", field(event, "days")),
         "payment" => format!(
             "payment          {} sats + {} sats fee: {}",
             sats("amount_sats"),
