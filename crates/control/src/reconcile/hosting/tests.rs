@@ -218,10 +218,7 @@ async fn a_trial_that_nobody_pays_for_ends_at_once() {
     let world = World::at("2027-03-01T00:00:00Z").await;
     world.round().await;
     world.days(5).await;
-    assert_eq!(
-        world.told().await,
-        ["27-03-01 trial", "27-03-03 ends in 1", "27-03-04 suspended"]
-    );
+    assert_eq!(world.told().await, ["27-03-01 trial", "27-03-03 ends in 1", "27-03-04 suspended"]);
 }
 
 #[tokio::test]
