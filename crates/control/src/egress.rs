@@ -4,7 +4,7 @@
 //! changes nothing. Redirects are not followed, proxies not asked, answers not read beyond their status.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nexus_core::net::is_public;
@@ -28,29 +28,26 @@ pub enum EgressError {
 }
 
 /// Sends to public addresses; in development to private ones as well.
-#[derive(Clone)]
 pub struct Egress {
-    client: Option<reqwest::Client>,
+    /// Made with the first that is sent: a host without webhooks needs none, nor what it is made of.
+    client: OnceLock<Option<reqwest::Client>>,
     development: bool,
 }
 
 impl Egress {
-    #[expect(clippy::disallowed_methods, reason = "this is the egress client")]
-    pub fn new(development: bool) -> Self {
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("nexus/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Arc::new(Guarded { development }))
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            // A connection that was kept would be one whose address nobody looked at again.
-            .pool_max_idle_per_host(0)
-            .build();
-        if let Err(error) = &client {
-            tracing::error!(%error, "no HTTP client could be made: nothing is sent to others");
-        }
-        Self { client: client.ok(), development }
+    pub const fn new(development: bool) -> Self {
+        Self { client: OnceLock::new(), development }
+    }
+
+    fn client(&self) -> Option<&reqwest::Client> {
+        let made = self.client.get_or_init(|| {
+            let client = client(self.development);
+            if let Err(error) = &client {
+                tracing::error!(%error, "no HTTP client could be made: nothing is sent to others");
+            }
+            client.ok()
+        });
+        made.as_ref()
     }
 
     /// Whether something could be sent there, as far as the address itself says.
@@ -82,7 +79,7 @@ impl Egress {
     /// Posts a text; the status that came back, whatever it is.
     pub async fn post(&self, url: &str, headers: &[(&'static str, &str)], body: String) -> Result<u16, EgressError> {
         let url = self.check(url).map_err(EgressError::Refused)?;
-        let client = self.client.as_ref().ok_or(EgressError::Refused("this host has no HTTP client"))?;
+        let client = self.client().ok_or(EgressError::Refused("this host has no HTTP client"))?;
         let mut request = client.post(url).header("content-type", "application/json").body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -92,6 +89,20 @@ impl Egress {
             Err(error) => Err(EgressError::Unanswered(why(&error))),
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the egress client")]
+fn client(development: bool) -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .user_agent(concat!("nexus/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(Arc::new(Guarded { development }))
+        .redirect(Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT)
+        // A connection that was kept would be one whose address nobody looked at again.
+        .pool_max_idle_per_host(0)
+        .build()
 }
 
 /// In words of our own: what a library says may hold addresses.
