@@ -4,7 +4,10 @@
 //   send  {relay, sk, to, text, kind, tags?}    -> {id, rumor?}      (kind 4 is encrypted, 17 a NIP-17 gift wrap)
 //   wait  {relay, sk, from, kind: 1|4|17, to?, ms} -> {id, text}     (to: the event that is answered)
 //   query {relay, sk?, filter, ms}              -> one line per stored event
-import { generateSecretKey, getPublicKey, finalizeEvent, verifyEvent, nip04, nip19, nip59 } from 'nostr-tools'
+//   find  {origin, address}                     -> {pk, relays}      (NIP-05, over `origin` instead of https)
+//   zap   {origin, sk, address, to, msat, text, relay} -> {pr, request, service}   (NIP-57: asks for the invoice)
+//   spoof {relay, sk, request, pr}              -> {id}              (a receipt of nobody's service)
+import { generateSecretKey, getPublicKey, finalizeEvent, verifyEvent, nip04, nip05, nip19, nip57, nip59 } from 'nostr-tools'
 import { Relay, useWebSocketImplementation } from 'nostr-tools/relay'
 import WebSocket from 'ws'
 
@@ -92,6 +95,47 @@ async function publish() {
   relay.close()
 }
 
+// What is asked of https://<the address's host> goes to `origin`, which speaks http on this machine.
+const there = (url, settings) => fetch(String(url).replace(/^https:\/\/[^/]+/, options.origin), { ...settings, redirect: 'follow' })
+
+async function find() {
+  nip05.useFetchImplementation(there)
+  const found = await nip05.queryProfile(options.address)
+  if (!found) throw new Error('nobody has this name')
+  print({ pk: found.pubkey, relays: found.relays ?? [] })
+}
+
+async function zap() {
+  nip57.useFetchImplementation(there)
+  const metadata = { kind: 0, content: JSON.stringify({ lud16: options.address }), tags: [], pubkey: options.to }
+  const endpoint = await nip57.getZapEndpoint(metadata)
+  if (!endpoint) throw new Error('this address takes no zaps')
+  const template = nip57.makeZapRequest({
+    pubkey: options.to,
+    amount: options.msat,
+    comment: options.text,
+    relays: [options.relay],
+  })
+  const request = JSON.stringify(finalizeEvent(template, sk))
+  const wrong = nip57.validateZapRequest(request)
+  if (wrong) throw new Error(wrong)
+  const url = `${endpoint}?amount=${options.msat}&nostr=${encodeURIComponent(request)}`
+  const answer = await (await fetch(url)).json()
+  if (answer.status === 'ERROR') throw new Error(answer.reason)
+  const [name, host] = options.address.split('@')
+  const said = await (await there(`https://${host}/.well-known/lnurlp/${name}`)).json()
+  print({ pr: answer.pr, request, service: said.nostrPubkey })
+}
+
+async function spoof() {
+  const template = nip57.makeZapReceipt({ zapRequest: options.request, bolt11: options.pr, paidAt: new Date() })
+  const event = finalizeEvent(template, sk)
+  const relay = await connect()
+  await relay.publish(event)
+  print({ id: event.id })
+  relay.close()
+}
+
 async function query() {
   const relay = await connect()
   await authenticate(relay)
@@ -117,6 +161,9 @@ try {
   else if (command === 'wait') await wait()
   else if (command === 'query') await query()
   else if (command === 'publish') await publish()
+  else if (command === 'find') await find()
+  else if (command === 'zap') await zap()
+  else if (command === 'spoof') await spoof()
   else throw new Error(`unknown command: ${command}`)
   process.exit(0)
 } catch (error) {

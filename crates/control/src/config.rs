@@ -217,6 +217,17 @@ impl ControlConfig {
     pub fn origin(&self) -> String {
         self.public_origin.origin().ascii_serialization()
     }
+
+    /// What stands behind the `@` of agents' addresses.
+    pub fn address_host(&self) -> String {
+        address_host(&self.public_origin)
+    }
+}
+
+/// Host and port of an origin, the port only where it is none of its scheme's.
+pub fn address_host(origin: &Url) -> String {
+    let host = origin.host_str().unwrap_or_default();
+    origin.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 impl ControlConfig {

@@ -35,7 +35,7 @@ use nexus_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Billing, ControlConfig, Operators, Rate, Registration, Retention};
+pub use config::{Billing, ControlConfig, Operators, Rate, Registration, Retention, address_host};
 pub use metrics::{Links, Metrics};
 pub use problem::{Code, Problem};
 

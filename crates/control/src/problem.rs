@@ -127,6 +127,11 @@ impl Problem {
         Self::new(Code::NotFound)
     }
 
+    /// What went wrong, in a sentence.
+    pub fn words(&self) -> String {
+        self.detail.clone().unwrap_or_else(|| self.code.title().to_owned())
+    }
+
     pub fn invalid(field: &'static str, detail: impl Into<String>) -> Self {
         Self::with(Code::Invalid, detail).extra("field", field)
     }

@@ -21,6 +21,8 @@ pub struct Profile {
     pub operator: Option<Npub>,
     /// Lightning address (LUD-16).
     pub lud16: Option<String>,
+    /// Name on a host that confirms it (NIP-05). In kind 0 alone.
+    pub nip05: Option<String>,
     /// Keys that sign together, if it is not one key alone: needed, of how many, and whose (marketplace, guardian).
     pub threshold: Option<Threshold>,
     /// Federations it takes, `id@domain`, and mints with an optional keyset; the order is its preference.
@@ -117,6 +119,7 @@ pub fn read_agent_profile(event: &Event) -> Result<Profile, EventError> {
         version: content.version,
         operator: event::first(event, "operator").and_then(|hex| hex.parse().ok()),
         lud16: event::first(event, "lud16").map(str::to_owned),
+        nip05: None,
         threshold: read_threshold(event),
         federations: event::values(event, "federation").take(MAX_LISTED).map(str::to_owned).collect(),
         cashu_mints: event::rows(event, "cashu_mint")
@@ -147,6 +150,9 @@ pub fn metadata(head: Head, profile: &Profile) -> UnsignedEvent {
     }
     if let Some(address) = &profile.lud16 {
         content["lud16"] = address.clone().into();
+    }
+    if let Some(name) = &profile.nip05 {
+        content["nip05"] = name.clone().into();
     }
     head.unsigned(kinds::METADATA, Vec::new(), content.to_string())
 }

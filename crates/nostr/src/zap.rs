@@ -119,6 +119,11 @@ pub fn check_request(json: &str, me: &Npub, amount: Msat) -> Result<Event, Event
     Ok(request)
 }
 
+/// Where the payer wants the receipt, of a checked request.
+pub fn receipt_relays(request: &Event) -> impl Iterator<Item = &String> {
+    event::rows(request, "relays").next().into_iter().flat_map(|row| row.iter().skip(1))
+}
+
 /// The receipt (9735) for a settled invoice, to be signed by the key that the LNURL names. `request` is the text that
 /// the invoice's description hash was made of, to the byte.
 pub fn receipt(head: Head, request: &Event, json: &str, bolt11: &str, preimage: Option<Hash32>) -> UnsignedEvent {

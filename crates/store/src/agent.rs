@@ -87,6 +87,8 @@ pub struct Agent {
     pub hosting_notice: Option<u16>,
     /// As its account's plan allows; none for no bound.
     pub ticks_per_day: Option<u32>,
+    /// Its name before the `@` of this host; its npub stands there without one, and beside one.
+    pub address: Option<String>,
 }
 
 /// The owner-signed policy event, stored verbatim.
@@ -238,6 +240,12 @@ pub async fn by_name(store: &Store, account: AccountId, name: &str) -> Result<Op
     store.row(READ, sql, params![account, name.to_owned()], agent_row).await
 }
 
+/// Whoever has this address here, moved away or not.
+pub async fn by_address(store: &Store, address: &str) -> Result<Option<Agent>> {
+    let sql = concat!(agent_columns!(), " WHERE a.address = ?1");
+    store.row(READ, sql, params![address.to_owned()], agent_row).await
+}
+
 /// Whether this npub is hosted here: the relay's question.
 pub async fn is_hosted(store: &Store, npub: Npub) -> Result<bool> {
     let sql = "SELECT 1 FROM agent WHERE npub = ?1 AND moved_to IS NULL";
@@ -374,6 +382,32 @@ pub async fn set_config(
     for statement in label_statements(npub, config) {
         draft.push(statement);
     }
+    draft.push(audit.statement());
+    write_and_read(store, draft, npub).await
+}
+
+/// Gives the agent an address that no other has here, or takes its own away.
+///
+/// # Errors
+/// `Conflict::NameTaken`, `Conflict::NoAgent`.
+pub async fn set_address(store: &Store, npub: Npub, address: Option<&str>, audit: Audit) -> Result<Agent> {
+    let mut draft = Draft::new("change an agent's address");
+    // Whoever asks for the same address waits here for the other.
+    draft.next_rev();
+    draft.push(exists(npub));
+    let address = address.map(str::to_owned);
+    draft.push(
+        Statement::write(
+            concat!(
+                "UPDATE agent SET desired_rev = ",
+                rev!(),
+                ", address = ?2, updated_at = ?3 WHERE npub = ?1
+                    AND NOT EXISTS (SELECT 1 FROM agent b WHERE b.address = ?2 AND b.npub <> ?1)"
+            ),
+            params![npub, address, audit.at],
+        )
+        .one_or_conflict(Conflict::NameTaken),
+    );
     draft.push(audit.statement());
     write_and_read(store, draft, npub).await
 }

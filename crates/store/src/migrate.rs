@@ -21,6 +21,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0012_schedules.sql"),
     include_str!("../migrations/0013_hosting.sql"),
     include_str!("../migrations/0014_webhooks.sql"),
+    include_str!("../migrations/0015_addresses.sql"),
 ];
 
 /// The newest schema this program knows.

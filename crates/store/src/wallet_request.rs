@@ -10,6 +10,10 @@ use crate::{Audit, Conflict, Fence, Result, Statement, Store};
 
 /// Waiting requests of one agent at most.
 pub const MAX_WAITING: i64 = 16;
+/// Above so many, whoever is not the owner has to wait.
+pub const MAX_PUBLIC: i64 = 8;
+/// The kind of a request that anybody may cause.
+pub const PUBLIC_INVOICE: &str = "public_invoice";
 
 macro_rules! request_columns {
     () => {
@@ -22,7 +26,7 @@ macro_rules! request_columns {
 pub struct WalletRequest {
     pub id: String,
     pub npub: Npub,
-    /// `invoice`, `balance`; `unlock_offer`, `unlock`.
+    /// `invoice`, `public_invoice`, `balance`; `unlock_offer`, `unlock`.
     pub kind: String,
     pub body: String,
     pub created_at: UnixMs,
@@ -42,6 +46,7 @@ pub enum Answer {
 /// # Errors
 /// `Conflict::TooMany` above [`MAX_WAITING`]; `Conflict::NoAgent`.
 pub async fn put(store: &Store, request: WalletRequest, audit: Option<Audit>) -> Result<()> {
+    let most = if request.kind == PUBLIC_INVOICE { MAX_PUBLIC } else { MAX_WAITING };
     let mut draft = Draft::new("ask an agent's wallet");
     draft.push(
         Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![request.npub])
@@ -54,15 +59,7 @@ pub async fn put(store: &Store, request: WalletRequest, audit: Option<Audit>) ->
              SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE (SELECT COUNT(*) FROM wallet_request
                 WHERE npub = ?2 AND outcome IS NULL AND expires_at > ?5) < ?7
              ON CONFLICT DO NOTHING",
-            params![
-                request.id,
-                request.npub,
-                request.kind,
-                request.body,
-                request.created_at,
-                request.expires_at,
-                MAX_WAITING
-            ],
+            params![request.id, request.npub, request.kind, request.body, request.created_at, request.expires_at, most],
         )
         .one_or_conflict(Conflict::TooMany),
     );

@@ -197,6 +197,7 @@ async fn invoices_are_watched_until_they_are_over(world: World) {
         hash: Hash32::from_bytes([u8::try_from(n % 250).unwrap(); 32]),
         made_at: NOW.plus_ms(n),
         until: NOW.plus_ms(1_000 + n),
+        zap: None,
     };
     for n in 0..3 {
         let request = WalletRequest {
@@ -218,10 +219,11 @@ async fn invoices_are_watched_until_they_are_over(world: World) {
     assert_eq!(invoice_watch::open(store, BOB, NOW).await.unwrap(), []);
 
     let stale =
-        invoice_watch::end(store, world.fence, ALICE, Generation(world.generation.0 + 1), [watch(2).hash]).await;
+        invoice_watch::end(store, world.fence, ALICE, Generation(world.generation.0 + 1), [watch(2).hash], &[], NOW)
+            .await;
     assert!(stale.is_err(), "not its host");
-    invoice_watch::end(store, world.fence, ALICE, world.generation, [watch(2).hash]).await.unwrap();
-    invoice_watch::end(store, world.fence, ALICE, world.generation, [watch(2).hash]).await.unwrap();
+    invoice_watch::end(store, world.fence, ALICE, world.generation, [watch(2).hash], &[], NOW).await.unwrap();
+    invoice_watch::end(store, world.fence, ALICE, world.generation, [watch(2).hash], &[], NOW).await.unwrap();
     assert_eq!(invoice_watch::open(store, ALICE, NOW).await.unwrap(), [watch(1), watch(0)]);
     assert_eq!(invoice_watch::open(store, ALICE, NOW.plus_ms(1_000)).await.unwrap(), [watch(1)]);
     assert_eq!(invoice_watch::purge(store, NOW.plus_ms(1_000), 100).await.unwrap(), 1);
@@ -292,7 +294,37 @@ async fn zero_bytes_are_refused_or_left_out(world: World) {
     tick::commit(store, failed).await.unwrap();
 }
 
+async fn an_address_is_one_agents(world: World) {
+    let store = &world.store;
+    let given = async |npub, name| agent::set_address(store, npub, name, audit("agent.address")).await;
+    let ada = given(ALICE, Some("ada")).await.unwrap();
+    assert_eq!(ada.address.as_deref(), Some("ada"));
+    assert_eq!(given(ALICE, Some("ada")).await.unwrap().address, ada.address, "again");
+    assert_eq!(conflict(given(BOB, Some("ada")).await), Conflict::NameTaken);
+    assert_eq!(conflict(given(CAROL, Some("carol")).await), Conflict::NoAgent);
+    assert_eq!(agent::by_address(store, "ada").await.unwrap().map(|agent| agent.npub), Some(ALICE));
+    assert_eq!(agent::by_address(store, "Ada").await.unwrap(), None);
+    given(ALICE, Some("ada.lovelace")).await.unwrap();
+    assert!(given(ALICE, None).await.unwrap().desired_rev > ada.desired_rev);
+    assert_eq!(agent::by_address(store, "ada.lovelace").await.unwrap(), None);
+
+    // Asked for by everyone at once, it is one's.
+    let wanted = [ALICE, BOB].into_iter().cycle().take(16).map(|npub| given(npub, Some("first")));
+    let got = futures_util::future::join_all(wanted).await;
+    let holder = agent::by_address(store, "first").await.unwrap().unwrap().npub;
+    for (outcome, npub) in got.into_iter().zip([ALICE, BOB].into_iter().cycle()) {
+        match outcome {
+            Ok(_) => assert_eq!(npub, holder),
+            Err(error) => assert_eq!(error.conflict(), Some(&Conflict::NameTaken), "{error}"),
+        }
+    }
+    // What is deleted holds no name.
+    agent::delete(store, holder, true, audit("agent.delete")).await.unwrap();
+    assert_eq!(agent::by_address(store, "first").await.unwrap(), None);
+}
+
 suite::suite!(
+    an_address_is_one_agents,
     zero_bytes_are_refused_or_left_out,
     the_audit_is_forgotten_from_its_oldest_row_on,
     every_change_is_audited_and_a_refused_one_is_not,

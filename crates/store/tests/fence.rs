@@ -78,7 +78,7 @@ fn paths(world: &World, fence: Fence, generation: Generation) -> Vec<(&'static s
         (
             "invoices",
             Box::pin(async move {
-                invoice_watch::end(store, fence, ALICE, generation, [Hash32::from_bytes([9; 32])]).await
+                invoice_watch::end(store, fence, ALICE, generation, [Hash32::from_bytes([9; 32])], &[], NOW).await
             }),
         ),
         ("give up", Box::pin(async move { placement::give_up(store, fence, ALICE, generation).await.map(drop) })),

@@ -115,7 +115,7 @@ async fn an_open_invoice_keeps_a_stopped_agent_in_service(world: World) {
         answer: None,
     };
     wallet_request::put(store, request, None).await.unwrap();
-    let watch = InvoiceWatch { hash: Hash32::from_bytes([1; 32]), made_at: NOW, until: NOW.plus_ms(1_000) };
+    let watch = InvoiceWatch { hash: Hash32::from_bytes([1; 32]), made_at: NOW, until: NOW.plus_ms(1_000), zap: None };
     let said = Answer::Done("lnbcrt".into());
     wallet_request::answer(store, world.fence, ALICE, world.generation, "r", said, Some(watch)).await.unwrap();
     let idle = async |at| placement::idle(store, at, 10).await.unwrap().iter().any(|(npub, ..)| *npub == ALICE);

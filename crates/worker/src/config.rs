@@ -29,6 +29,8 @@ pub struct WorkerConfig {
     pub sweep_ms: u64,
     /// The inbox relay of this host, which agents read from and write to first.
     pub own_relay: String,
+    /// What stands behind the `@` of agents' addresses: host and port of the API. None: agents publish no address.
+    pub address_host: Option<String>,
     /// How often providers are looked up.
     pub market_ms: u64,
     /// How long a worker that was told to stop has to hand its agents over. 0: it keeps them, and comes back for them.
@@ -51,6 +53,7 @@ impl Default for WorkerConfig {
             publish_timeout_ms: 5_000,
             sweep_ms: 5_000,
             own_relay: "ws://127.0.0.1:7778".into(),
+            address_host: None,
             market_ms: 30_000,
             drain_ms: 0,
             lifecycle: LifecycleRules::default(),

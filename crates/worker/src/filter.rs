@@ -14,6 +14,7 @@ use crate::error::TurnError;
 use crate::host::Host;
 use crate::secrets::signer_problem;
 use crate::unlock::Opened;
+use crate::zap;
 
 /// A row that passed: what it says, and the event to answer to.
 #[derive(Clone)]
@@ -97,7 +98,16 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, Closed> 
         Class::Nostr => {
             let event = nexus_nostr::parse_event(&item.payload).map_err(|_| "not_verified")?;
             let stimulus = nostr_trigger::receive(&event, &*opened.signer).await.map_err(closed)?;
-            let effect = Some(nostr_trigger::effect_id(&stimulus, &event));
+            let (stimulus, effect) = if stimulus.trigger == Trigger::Zap {
+                // A zap is known by what was paid: another receipt for it is no other zap.
+                let invoice = zap::invoice(&event)?;
+                let text = zap::said(&invoice, &stimulus.text);
+                (Stimulus { text, ..stimulus }, invoice.hash)
+            } else {
+                let effect = nostr_trigger::effect_id(&stimulus, &event);
+                (stimulus, effect)
+            };
+            let effect = Some(effect);
             Ok(Taken {
                 row: item.id,
                 digest,
@@ -146,9 +156,21 @@ pub(crate) async fn sift(host: &Host, opened: &Opened, agent: &Agent, item: &Ite
     if row.event.is_some() && agent.restored_at.is_some_and(|at| row.stimulus.at.secs() < at.secs()) {
         return Sifted::Discard("sent_before_restore");
     }
-    match judge(host, opened, &agent.config, &row, taken, host.now()) {
+    let event = row.event.as_ref();
+    let judged = event
+        .map_or(Ok(()), |event| zap::check(host, opened, event))
+        .and_then(|()| judge(host, opened, &agent.config, &row, taken, host.now()));
+    if let Err(why) = judged {
+        return Sifted::Discard(why);
+    }
+    let paid = match event {
+        Some(event) => zap::paid(host, opened, event).await,
+        None => Ok(()),
+    };
+    match paid {
         Ok(()) => Sifted::Keep(Box::new(row)),
-        Err(why) => Sifted::Discard(why),
+        Err(Closed::For(why)) => Sifted::Discard(why),
+        Err(Closed::Now(problem)) => Sifted::Unread(problem),
     }
 }
 

@@ -12,7 +12,7 @@ use nexus_store::tick;
 use crate::error::TurnError;
 use crate::ledger::Pen;
 use crate::market::fee_allowance;
-use crate::{notice, wallet};
+use crate::{notice, wallet, zap};
 
 const DAY_MS: i64 = 86_400_000;
 /// Between looks at an old invoice, at most.
@@ -97,10 +97,17 @@ pub(crate) async fn refresh(
     Ok(Some(balance))
 }
 
+/// An invoice that was paid.
+pub(crate) struct Paid {
+    pub watch: InvoiceWatch,
+    pub preimage: Option<Hash32>,
+    pub at: UnixMs,
+}
+
 /// What a look at the open invoices showed.
 #[derive(Default)]
 pub(crate) struct Looked {
-    pub paid: bool,
+    pub paid: Vec<Paid>,
     /// Paid, cancelled or unknown to the wallet: not to be looked at again once what follows is stored.
     pub over: Vec<Hash32>,
     /// In how many ms to look again.
@@ -112,9 +119,10 @@ pub(crate) async fn look_at_invoices(now: UnixMs, driver: &dyn WalletDriver, ope
     let mut looked = Looked::default();
     for watch in open {
         match tokio::time::timeout(wallet::WALLET_TIMEOUT, driver.lookup_invoice(watch.hash)).await {
-            Ok(Ok(InvoiceState::Settled { .. })) => {
-                looked.paid = true;
+            Ok(Ok(InvoiceState::Settled { preimage, at, .. })) => {
                 looked.over.push(watch.hash);
+                let at = zap::paid_at(at, watch.made_at, now);
+                looked.paid.push(Paid { watch, preimage, at });
             }
             Ok(Ok(InvoiceState::Canceled | InvoiceState::NotFound)) => looked.over.push(watch.hash),
             Ok(Ok(InvoiceState::Open | InvoiceState::Accepted) | Err(_)) | Err(_) => {

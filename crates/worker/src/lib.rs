@@ -37,6 +37,7 @@ mod unlock;
 mod vitals;
 mod wallet;
 mod withdraw;
+mod zap;
 
 pub use config::WorkerConfig;
 pub use error::WorkerError;

@@ -23,6 +23,15 @@ pub(crate) fn relays(host: &Host, agent: &Agent) -> Vec<String> {
     relays
 }
 
+/// Where it is paid (LUD-16) and, if it has a name there, found (NIP-05).
+fn lightning_address(host: &Host, agent: &Agent) -> Option<String> {
+    let at = host.config.address_host.as_ref()?;
+    Some(match &agent.address {
+        Some(name) => format!("{name}@{at}"),
+        None => format!("{}@{at}", agent.npub),
+    })
+}
+
 /// Signs an event at a strictly increasing time of its address.
 pub(crate) async fn sign(
     opened: &mut Opened,
@@ -70,13 +79,22 @@ pub(crate) async fn announce(pen: &Pen<'_>, agent: &Agent, opened: &mut Opened) 
         capabilities: vec!["text-generation".into()],
         autonomy_level: autonomy_level.into(),
         version: env!("CARGO_PKG_VERSION").into(),
+        lud16: lightning_address(pen.host, agent),
+        nip05: agent.address.as_ref().and_then(|_| lightning_address(pen.host, agent)),
         ..Profile::default()
     };
     let relays = relays(pen.host, agent);
     let digest = Hash32::sha256(
-        serde_json::json!([profile.name, profile.about, profile.autonomy_level, profile.version, relays])
-            .to_string()
-            .as_bytes(),
+        serde_json::json!([
+            profile.name,
+            profile.about,
+            profile.autonomy_level,
+            profile.version,
+            relays,
+            profile.lud16
+        ])
+        .to_string()
+        .as_bytes(),
     );
     if opened.state.profile_digest == Some(digest) {
         return Ok(());

@@ -31,6 +31,7 @@ use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
 use crate::{
     approval, custody, funds, notice, profile, recover, rest, restored, rollback, schedules, tick, wallet, withdraw,
+    zap,
 };
 
 /// What becomes of the agent's seat.
@@ -302,18 +303,25 @@ async fn watch(
     let looked = funds::look_at_invoices(pen.now(), driver, invoices).await;
     let stale = agent.balance.is_none();
     let asleep = !nexus_core::lifecycle::admits(agent.lifecycle, Trigger::Mention);
-    let known = match looked.paid || concluded || stale || asleep {
+    let known = match !looked.paid.is_empty() || concluded || stale || asleep {
         true => funds::refresh(pen, agent, driver).await?.is_some(),
         false => true,
     };
-    if looked.paid && !known {
+    if !looked.paid.is_empty() && !known {
         // What was paid is looked up again until the balance shows it.
         return Ok(soonest([looked.again, Some(funds::MAX_PAUSE_MS)]));
     }
-    if !looked.over.is_empty() {
-        invoice_watch::end(&pen.host.store, pen.fence()?, pen.npub, pen.generation, looked.over).await?;
+    if looked.over.is_empty() {
+        return Ok(looked.again);
     }
-    Ok(looked.again)
+    let mut receipts = Vec::new();
+    for paid in &looked.paid {
+        receipts.extend(zap::receipt(pen.host, agent, paid).await?);
+    }
+    let (fence, now) = (pen.fence()?, pen.now());
+    invoice_watch::end(&pen.host.store, fence, pen.npub, pen.generation, looked.over, &receipts, now).await?;
+    // They leave with the next look.
+    Ok(if receipts.is_empty() { looked.again } else { Some(0) })
 }
 
 /// The part of a turn that may start a tick. Returns when to look again; none for never.

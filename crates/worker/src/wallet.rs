@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nexus_core::Msat;
 use nexus_core::policy::WalletChoice;
+use nexus_core::{Hash32, Msat};
 use nexus_lightning::devnet::{AccountKey, Devnet};
-use nexus_lightning::{InvoiceRequest, Network, WalletDriver, WalletError};
+use nexus_lightning::{Description, InvoiceRequest, Network, WalletDriver, WalletError};
 use nexus_store::agent::Agent;
-use nexus_store::invoice_watch::InvoiceWatch;
-use nexus_store::wallet_request::{self, Answer, WalletRequest};
+use nexus_store::invoice_watch::{self, InvoiceWatch};
+use nexus_store::wallet_request::{self, Answer, PUBLIC_INVOICE, WalletRequest};
 use nexus_vault::WalletSeed;
 use serde::Deserialize;
 
 use crate::error::TurnError;
 use crate::host::Host;
 use crate::unlock::Opened;
+use crate::zap;
 
 /// How long a wallet backend may take for anything but a payment.
 pub(crate) const WALLET_TIMEOUT: Duration = Duration::from_secs(8);
@@ -106,6 +107,8 @@ pub(crate) async fn balance(wallet: &dyn WalletDriver) -> Result<Msat, String> {
 pub(crate) const UNREACHABLE: &str = "wallet_unreachable";
 const UNREACHABLE_RETRY_MS: u64 = 60_000;
 
+/// Invoices of an agent that may wait to be paid while strangers ask for more.
+const MAX_PUBLIC_OPEN: usize = 32;
 /// How long after its expiry an invoice is still looked up: a payment may have been on its way.
 const LATE_PAYMENT_MS: i64 = 60_000;
 
@@ -116,6 +119,12 @@ struct InvoiceBody {
     memo: String,
     #[serde(default)]
     expiry_secs: Option<u32>,
+    /// Instead of a memo.
+    #[serde(default)]
+    description_hash: Option<Hash32>,
+    /// The request of a zap (9734), as it came: the invoice commits to it, and its receipt is made of it.
+    #[serde(default)]
+    zap: Option<String>,
 }
 
 /// Answers what control asked; returns whether anything was answered.
@@ -127,13 +136,23 @@ pub(crate) async fn answer(
 ) -> Result<bool, TurnError> {
     let answered = !requests.is_empty();
     for request in requests {
+        let room = request.kind != PUBLIC_INVOICE || has_room(host, agent).await?;
         let (answer, invoice) = match open(host, opened) {
+            Ok(_) if !room => {
+                (Answer::Failed("too many invoices wait to be paid: try again in some minutes".into()), None)
+            }
             Ok(wallet) => one(host, &*wallet, &request).await,
             Err(error) => (Answer::Failed(error.to_string()), None),
         };
         tell(host, agent, &request.id, answer, invoice).await?;
     }
     Ok(answered)
+}
+
+/// Whether anybody may have an invoice: most of those that are looked up are the owner's to make.
+async fn has_room(host: &Host, agent: &Agent) -> Result<bool, TurnError> {
+    let open = invoice_watch::open(&host.store, agent.npub, host.now()).await?;
+    Ok(open.len() < MAX_PUBLIC_OPEN)
 }
 
 /// Tells everyone who asked why there is no wallet now.
@@ -174,11 +193,13 @@ async fn tell(
 /// The answer to one request, and the invoice to look up from now on if one was made.
 async fn one(host: &Host, wallet: &dyn WalletDriver, request: &WalletRequest) -> (Answer, Option<InvoiceWatch>) {
     match request.kind.as_str() {
-        "invoice" => match tokio::time::timeout(WALLET_TIMEOUT, invoice(host, wallet, &request.body)).await {
-            Ok(Ok((body, watch))) => (Answer::Done(body), Some(watch)),
-            Ok(Err(error)) => (Answer::Failed(error), None),
-            Err(_) => (Answer::Failed("the wallet backend did not answer in time".into()), None),
-        },
+        "invoice" | PUBLIC_INVOICE => {
+            match tokio::time::timeout(WALLET_TIMEOUT, invoice(host, wallet, &request.body)).await {
+                Ok(Ok((body, watch))) => (Answer::Done(body), Some(watch)),
+                Ok(Err(error)) => (Answer::Failed(error), None),
+                Err(_) => (Answer::Failed("the wallet backend did not answer in time".into()), None),
+            }
+        }
         "balance" => match balance(wallet).await {
             Ok(balance) => (Answer::Done(serde_json::json!({ "balance_msat": balance }).to_string()), None),
             Err(error) => (Answer::Failed(error), None),
@@ -193,6 +214,10 @@ async fn one(host: &Host, wallet: &dyn WalletDriver, request: &WalletRequest) ->
 async fn invoice(host: &Host, wallet: &dyn WalletDriver, body: &str) -> Result<(String, InvoiceWatch), String> {
     let body: InvoiceBody = serde_json::from_str(body).map_err(|error| format!("not an invoice request: {error}"))?;
     let mut request = InvoiceRequest::new(body.amount_msat, body.memo);
+    let committed = body.zap.as_ref().map(|zap| Hash32::sha256(zap.as_bytes())).or(body.description_hash);
+    if let Some(hash) = committed {
+        request.description = Description::Hash(hash);
+    }
     if let Some(secs) = body.expiry_secs {
         request.expiry_s = secs;
     }
@@ -204,5 +229,6 @@ async fn invoice(host: &Host, wallet: &dyn WalletDriver, body: &str) -> Result<(
         "amount_msat": body.amount_msat,
         "expires_at": invoice.expires_at,
     });
-    Ok((answer.to_string(), InvoiceWatch { hash: invoice.hash, made_at, until }))
+    let zap = body.zap.map(|zap| zap::waiting(zap, &invoice.bolt11)).transpose()?;
+    Ok((answer.to_string(), InvoiceWatch { hash: invoice.hash, made_at, until, zap }))
 }

@@ -1,6 +1,7 @@
 //! The HTTP calls, one file for each noun, and the document that describes them.
 
 mod account;
+mod address;
 mod agent;
 mod approval;
 mod ask;
@@ -12,7 +13,6 @@ mod hook;
 mod hosting;
 mod inbox;
 mod invoice;
-mod later;
 mod moving;
 mod policy;
 mod pool;
@@ -75,7 +75,6 @@ pub fn router(parts: ControlParts) -> (Router, Shared) {
     let router = routes
         .route("/docs", get(docs_page))
         .route("/docs/style.css", get(docs::style))
-        .merge(later::routes())
         .fallback(async || Problem::with(Code::NotFound, "no such path: see /docs"))
         .method_not_allowed_fallback(async || Problem::new(Code::MethodNotAllowed))
         .layer(CatchPanicLayer::custom(panicked))
@@ -94,6 +93,7 @@ fn protected() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(create::create, agent::list))
         .routes(routes!(agent::read, agent::change, agent::delete))
+        .routes(routes!(address::put, address::remove))
         .routes(routes!(run::start))
         .routes(routes!(run::stop))
         .routes(routes!(tick::request, tick::list))
@@ -137,6 +137,9 @@ fn open() -> OpenApiRouter<Shared> {
         .routes(routes!(pool::read))
         .routes(routes!(moving::claim, moving::deliver))
         .routes(routes!(hook::receive))
+        .routes(routes!(address::pay_request))
+        .routes(routes!(address::pay))
+        .routes(routes!(address::names))
         .routes(routes!(hosting::plans))
         .routes(routes!(hosting::top_up))
         .routes(routes!(openapi))

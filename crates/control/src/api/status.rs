@@ -76,6 +76,8 @@ pub struct AgentSummary {
 pub struct AgentStatus {
     #[serde(flatten)]
     pub summary: AgentSummary,
+    /// Its lightning address here (LUD-16): its name or its npub, and this host.
+    pub lightning_address: String,
     /// Whole days that the balance lasts at the present spend; none when nothing is spent or known.
     pub runway_days: Option<u64>,
     /// Why it is placed: `run`, or `service` (only to resolve what is open or to answer a wallet request).
@@ -144,6 +146,7 @@ pub async fn whole(app: &Shared, agent: &Agent) -> Result<AgentStatus, Problem> 
     let policy = sealed.policy.and_then(|policy| serde_json::from_str(&policy.event).ok());
     Ok(AgentStatus {
         summary: summary(agent),
+        lightning_address: super::address::of(app, agent),
         runway_days: runway_days(app, agent).await?,
         purpose: agent.purpose.as_str(),
         worker: agent.worker.map(|worker| worker.to_string()),

@@ -40,6 +40,8 @@ pub enum AgentCommand {
     Events(EventsArgs),
     /// Put sats into its wallet
     Fund(FundArgs),
+    /// Its lightning address and Nostr name on this host
+    Address(AddressArgs),
     /// What is in its wallet
     Balance {
         /// Name or npub
@@ -229,6 +231,18 @@ pub struct FundArgs {
     /// Print the invoice and do not wait or pay
     #[arg(long)]
     pub invoice_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AddressArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Take this name before the @, if nobody has it
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+    /// Give the name up; the npub stands for it again
+    #[arg(long, conflicts_with = "set")]
+    pub release: bool,
 }
 
 #[derive(Debug, Args)]

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
-    AcceptArgs, AgentCommand, AnswerArgs, ApprovalsArgs, CatchUpArg, ConfigArgs, CreateArgs, CustodyArg, DeleteArgs,
-    EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs, OverlapArg, PolicyArgs, ScheduleArgs,
-    ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs, UnlockArgs, WithdrawArgs,
+    AcceptArgs, AddressArgs, AgentCommand, AnswerArgs, ApprovalsArgs, CatchUpArg, ConfigArgs, CreateArgs, CustodyArg,
+    DeleteArgs, EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs, OverlapArg, PolicyArgs,
+    ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs, UnlockArgs, WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,

@@ -208,6 +208,7 @@ impl WorkerConfig {
             publish_timeout_ms: self.publish_timeout_ms,
             sweep_ms: self.sweep_ms,
             own_relay: own_relay.to_owned(),
+            address_host: None,
             market_ms: self.market_ms,
             drain_ms: self.drain_ms,
             lifecycle: lifecycle.clone(),

@@ -109,6 +109,7 @@ fn start(
         identity: host.keys.identity.clone(),
         wallets: Arc::new(DevWallets(host.devnet.clone())),
         relay_url: host.relay_url.clone(),
+        origin: Some(host.origin.clone()),
         development: true,
         // There is nobody to hand over to.
         drain_ms: 0,

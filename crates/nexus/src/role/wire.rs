@@ -199,6 +199,8 @@ pub struct Hosting {
     pub identity: Arc<PoolIdentity>,
     pub wallets: Arc<dyn Wallets>,
     pub relay_url: String,
+    /// Where the API is, if it is known: agents publish addresses there.
+    pub origin: Option<Url>,
     pub development: bool,
     /// Ticks are ended and agents handed over within this time; 0 keeps them.
     pub drain_ms: u64,
@@ -209,6 +211,7 @@ pub struct Hosting {
 pub fn worker(base: &Base, hosting: Hosting) -> impl Future<Output = anyhow::Result<()>> + use<> {
     let relays = relay_pool(base, &hosting.relay_url, hosting.development);
     let config = base.config.worker.to_worker(&base.config.lifecycle, &hosting.relay_url);
+    let address_host = hosting.origin.as_ref().map(nexus_control::address_host);
     let parts = WorkerParts {
         id: hosting.id,
         store: base.store.clone(),
@@ -218,7 +221,7 @@ pub fn worker(base: &Base, hosting: Hosting) -> impl Future<Output = anyhow::Res
         relays: Arc::new(relays.clone()),
         wallets: hosting.wallets,
         pool: hosting.identity,
-        config: nexus_worker::WorkerConfig { drain_ms: hosting.drain_ms, ..config },
+        config: nexus_worker::WorkerConfig { drain_ms: hosting.drain_ms, address_host, ..config },
         faults: Faults::from_environment(),
     };
     let (extras, stop) = (hosting.extras, base.stop.clone());

@@ -47,6 +47,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         identity: Arc::new(identity),
         wallets: wallets(devnet.as_ref()),
         relay_url,
+        origin: base.config.api.public_origin.clone(),
         development: base.config.allow_development,
         drain_ms: base.config.worker.drain_ms,
         extras: Extras { beats, vitals: vitals.clone(), traces },

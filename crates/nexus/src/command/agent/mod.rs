@@ -1,5 +1,6 @@
 //! `nexus agent …`
 
+mod address;
 mod approval;
 mod change;
 mod command;
@@ -40,6 +41,7 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Ticks(args) => ticks::run(&session, &args).await,
         AgentCommand::Events(args) => events::run(&session, &args).await,
         AgentCommand::Fund(args) => fund::fund(&session, &args).await,
+        AgentCommand::Address(args) => address::run(&session, &args).await,
         AgentCommand::Balance { agent } => fund::balance(&session, &agent).await,
         AgentCommand::Set(args) => change::run(&session, &args).await,
         AgentCommand::Policy(args) => policy::run(&session, &args).await,
@@ -74,6 +76,7 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Ticks(_)
         | AgentCommand::Events(_)
         | AgentCommand::Fund(_)
+        | AgentCommand::Address(_)
         | AgentCommand::Balance { .. }
         | AgentCommand::Set(_)
         | AgentCommand::Policy(_)

@@ -47,6 +47,7 @@ fn rows(output: &Output, status: &Value, now: i64) -> Vec<(&'static str, Cell)> 
     vec![
         ("name", Cell::new(field(status, "name"))),
         ("npub", Cell::new(field(status, "npub"))),
+        ("address", Cell::new(field(status, "lightning_address"))),
         ("wanted", state("desired")),
         ("funds", state("lifecycle")),
         ("hosting", state("hosting")),
