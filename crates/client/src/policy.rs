@@ -67,6 +67,7 @@ pub fn editable(policy: &Policy) -> Result<String, Error> {
     if let Some(members) = document.as_object_mut() {
         members.remove("agent");
         members.remove("version");
+        members.entry("publish").or_insert_with(|| serde_json::json!([]));
     }
     serde_json::to_string_pretty(&document).map(|text| text + "\n").map_err(refused)
 }

@@ -94,6 +94,24 @@ impl Default for WalletChoice {
     }
 }
 
+/// What an agent may show of itself beside its profile, its relays and its state's anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Public {
+    /// Its heartbeat, and whether it runs (39202).
+    Schedule,
+    /// Which public events wake it (39202).
+    Triggers,
+    /// Its goals, in clear (39203).
+    Goals,
+    /// That a tick began, and how it went (39210, 39211), by the host's runner.
+    Ticks,
+    /// What was public of each tick, step by step (39230, 39231).
+    Trajectory,
+    /// The state itself, encrypted to the agent (39201), as long as it is at most 40 KiB.
+    State,
+}
+
 /// The signed document. Unknown fields are refused, so that a newer policy is never half understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,6 +141,9 @@ pub struct Policy {
     /// Who may read events, trajectory and approvals beside the owner.
     #[serde(default)]
     pub readers: BTreeSet<Npub>,
+    /// What is published beyond the least; nothing by default.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub publish: BTreeSet<Public>,
 }
 
 /// A policy that contradicts itself or its bounds.
@@ -152,6 +173,7 @@ impl Policy {
             blocked: BTreeSet::new(),
             listed_only: false,
             readers: BTreeSet::new(),
+            publish: BTreeSet::new(),
         }
     }
 

@@ -74,6 +74,8 @@ pub struct AgentState {
     pub view_key: u32,
     /// Digest of the profile and relay lists that were last published.
     pub profile_digest: Option<Hash32>,
+    /// What was last published at each address (`kind:d`) that the policy opens, as a digest.
+    pub published: BTreeMap<String, Hash32>,
     /// Which network or mint its wallet is on, once a worker has opened it: `<kind>:<what>`.
     pub wallet_home: Option<String>,
 }

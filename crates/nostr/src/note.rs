@@ -91,6 +91,17 @@ pub fn legacy_dm(head: Head, to: &Npub, ciphertext: &str, answers: Option<Hash32
     head.unsigned(kinds::LEGACY_DM, tags, ciphertext)
 }
 
+/// Asks relays to forget what stands at addresses of the author's own, given as `kind:d` (NIP-09).
+pub fn withdrawal(head: Head, addresses: &[&str]) -> UnsignedEvent {
+    let author = head.author.to_hex();
+    let at = addresses.iter().filter_map(|address| address.split_once(':'));
+    let mut tags: Vec<_> = at.clone().map(|(kind, d)| tag(["a", &format!("{kind}:{author}:{d}")])).collect();
+    let mut kinds: Vec<&str> = at.map(|(kind, _)| kind).collect();
+    kinds.dedup();
+    tags.extend(kinds.into_iter().map(|kind| tag(["k", kind])));
+    head.unsigned(kinds::DELETION, tags, "")
+}
+
 /// Kind 5 for events of one's own (NIP-09).
 pub fn deletion(head: Head, ids: &[Hash32], reason: &str) -> Result<UnsignedEvent, EventError> {
     if ids.is_empty() || ids.len() > 64 {

@@ -1,5 +1,7 @@
 -- Under which people find and pay an agent, before the @ of this host: one agent each, first come.
 ALTER TABLE agent ADD COLUMN address TEXT;
 CREATE UNIQUE INDEX agent_address ON agent (address);
+-- Whether the schedule that relays have of it says that it is active.
+ALTER TABLE agent ADD COLUMN shown_active BIGINT NOT NULL DEFAULT 0;
 -- What a zap's receipt will be made of: the signed request as it came, and the invoice (JSON). None: it is no zap.
 ALTER TABLE invoice_watch ADD COLUMN zap TEXT;

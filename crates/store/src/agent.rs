@@ -89,6 +89,8 @@ pub struct Agent {
     pub ticks_per_day: Option<u32>,
     /// Its name before the `@` of this host; its npub stands there without one, and beside one.
     pub address: Option<String>,
+    /// Whether the schedule that its relays have says that it is active.
+    pub shown_active: bool,
 }
 
 /// The owner-signed policy event, stored verbatim.

@@ -68,6 +68,13 @@ pub async fn get(store: &Store, npub: Npub, event_id: Hash32) -> Result<Option<P
     store.row("read a publication", sql, params![npub, event_id], publication_row).await
 }
 
+/// What was put on its way of this kind with a tick; the first, if there are several.
+pub async fn of_tick(store: &Store, npub: Npub, tick: TickId, kind: u16) -> Result<Option<Hash32>> {
+    let sql =
+        "SELECT event_id FROM publication WHERE npub = ?1 AND tick_id = ?2 AND kind = ?3 ORDER BY created_at LIMIT 1";
+    store.row("find a tick's publication", sql, params![npub, tick, kind], |row| row.get()).await
+}
+
 /// Forgets finished ones from before `before`, but for those of a tick that is open: whoever goes on with it, however late,
 /// notes there what became of them. Returns how many.
 pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {

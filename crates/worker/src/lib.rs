@@ -20,6 +20,7 @@ mod notice;
 mod perceive;
 mod perform;
 mod profile;
+mod public;
 mod recover;
 mod relays;
 mod rest;

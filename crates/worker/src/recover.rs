@@ -208,14 +208,15 @@ async fn publish(pen: &Pen<'_>, publication: &Publication) -> Result<Option<i64>
 }
 
 /// Whether an event is one that this worker writes for an agent: its own, a wrap's (whose author is nobody), or the
-/// installation's question to the owner or receipt for a zap.
+/// installation's: questions to the owner, receipts for zaps, its word of ticks.
 fn is_own(pen: &Pen<'_>, event: &nostr::event::Event) -> bool {
     let author = nexus_nostr::event::npub(&event.pubkey);
     match event.kind.as_u16() {
         nexus_nostr::kinds::GIFT_WRAP => true,
-        nexus_nostr::kinds::APPROVAL_REQUEST | nexus_nostr::kinds::ZAP_RECEIPT => {
-            pen.host.runner.get().is_some_and(|runner| runner.public_key() == author)
-        }
+        nexus_nostr::kinds::APPROVAL_REQUEST
+        | nexus_nostr::kinds::TICK_REQUEST
+        | nexus_nostr::kinds::TICK_RESULT
+        | nexus_nostr::kinds::ZAP_RECEIPT => pen.host.runner.get().is_some_and(|runner| runner.public_key() == author),
         _ => author == pen.npub,
     }
 }

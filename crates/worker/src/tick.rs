@@ -10,7 +10,7 @@ use nexus_core::tick::{ActionOutcome, End, Failure, Plan, Record, Step, Tick};
 use nexus_core::trigger::Trigger;
 use nexus_core::{Hash32, MonoMs, Msat, TickId, UnixMs};
 use nexus_lightning::WalletDriver;
-use nexus_nostr::state::{Anchor, anchor};
+use nexus_nostr::state::{Anchor, anchor, sealed_state};
 use nexus_seal::blob::Purpose;
 use nexus_store::agent::{Agent, Change};
 use nexus_store::blob::Blob;
@@ -29,6 +29,7 @@ use crate::funds;
 use crate::ledger::Pen;
 use crate::perform;
 use crate::profile::{publication, relays, sign};
+use crate::public;
 use crate::trace::{self, Recorder};
 use crate::unlock::{Opened, seal_state, stage};
 use crate::vitals::payment_states;
@@ -129,6 +130,8 @@ pub(crate) async fn begin<'a>(
     let records = records.collect::<Result<Vec<_>, _>>()?;
     let next_seq = i64::try_from(records.len()).unwrap_or(i64::MAX) + 1;
     let started = EventBody::TickStarted { tick_id: id };
+    let mut side = vec![promise(due, now, missed)];
+    side.extend(public::request(pen.host, agent, opened, id, trigger, &taken, now).await);
     let begin = ticks::Begin {
         fence: pen.fence()?,
         npub: pen.npub,
@@ -139,7 +142,7 @@ pub(crate) async fn begin<'a>(
         inbox: rows,
         records,
         events: vec![NewEvent::new(now, started)],
-        side: vec![promise(due, now, missed)],
+        side,
     };
     pen.host.faults.pass(At::Before, "append:began").await;
     let seqs = ticks::begin(&pen.host.store, begin).await?;
@@ -386,6 +389,9 @@ impl Run<'_> {
         }
         self.opened.state.last_tick_at = Some(now);
         let mut asked = self.approvals(now).await?;
+        let (host, agent) = (self.pen.host, self.agent);
+        asked.extend(public::result(host, agent, self.opened, self.id, &self.tick, end, now).await?);
+        asked.extend(public::trajectory(host, agent, self.opened, self.id, &self.tick, &self.taken, now).await?);
         let (state, mut side) = self.anchored_state(now).await?;
         side.append(&mut asked);
 
@@ -503,7 +509,12 @@ impl Run<'_> {
         let state = seal_state(self.pen.host, self.pen.generation, self.opened).await?;
         let fact = Anchor { version: u64::try_from(state.version).unwrap_or(0), digest: state.blob.digest() };
         let before = self.opened.state.created_at.insert("39201:state".into(), created_at - 1);
-        let signed = sign(self.opened, "39201:state", UnixMs::from_secs(created_at), |head| anchor(head, fact)).await?;
+        let shown = public::sealed(self.opened).await;
+        let signed = sign(self.opened, "39201:state", UnixMs::from_secs(created_at), |head| match &shown {
+            Some(ciphertext) => sealed_state(head, fact, ciphertext),
+            None => anchor(head, fact),
+        })
+        .await?;
         if let Some(before) = before {
             self.opened.state.created_at.insert("39201:state".into(), before);
         }

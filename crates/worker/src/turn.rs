@@ -30,8 +30,8 @@ use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
 use crate::{
-    approval, custody, funds, notice, profile, recover, rest, restored, rollback, schedules, tick, wallet, withdraw,
-    zap,
+    approval, custody, funds, notice, profile, public, recover, rest, restored, rollback, schedules, tick, wallet,
+    withdraw, zap,
 };
 
 /// What becomes of the agent's seat.
@@ -194,7 +194,8 @@ async fn attempt(
     let payments = payment::open(&host.store, npub).await?;
     let invoices = invoice_watch::open(&host.store, npub, host.now()).await?;
     let idle = open.is_none() && requests.is_empty() && payments.is_empty() && invoices.is_empty();
-    if agent.desired == Desired::Stopped && idle {
+    // What relays were told of its schedule is put right first.
+    if agent.desired == Desired::Stopped && idle && !agent.shown_active {
         return Ok(After::At(due_in(host, publish_in)));
     }
 
@@ -261,6 +262,10 @@ async fn attempt(
     let invoices = if asked { invoice_watch::open(&host.store, npub, host.now()).await? } else { invoices };
     let look_in = watch(&pen, &mut agent, &*driver, invoices, resolved.concluded || withdrew).await?;
     if agent.desired == Desired::Stopped {
+        if agent.shown_active {
+            public::announce(&pen, &mut agent, &mut opened).await?;
+            return Ok(After::At(host.mono()));
+        }
         return Ok(After::At(due_in(host, soonest([publish_in, resolve_in, look_in]))));
     }
     // Without a policy nobody knows who may wake the agent or what it may do: everything waits, and says so.
@@ -268,6 +273,7 @@ async fn attempt(
         return Err(TurnError::parked(problem.code, problem.text.clone(), POLICY_RETRY_MS));
     }
     profile::announce(&pen, &agent, &mut opened).await?;
+    public::announce(&pen, &mut agent, &mut opened).await?;
     let outdated =
         |reason: &Reason| reason.code != "no_provider" && !gate::STANDING_REASONS.contains(&reason.code.as_str());
     if agent.reason.as_ref().is_some_and(outdated) {

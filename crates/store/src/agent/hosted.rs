@@ -24,6 +24,7 @@ pub struct Change {
     /// Stored with the batch's time.
     pub balance: Option<Msat>,
     pub last_quote: Option<Msat>,
+    pub shown_active: Option<bool>,
 }
 
 /// What a bare caller left out at creation and the worker made at the first start.
@@ -157,7 +158,8 @@ impl Change {
                 last_tick_at = COALESCE(?12, last_tick_at),
                 balance_at = CASE WHEN ?13 IS NULL THEN balance_at ELSE ?2 END,
                 balance_msat = COALESCE(?13, balance_msat),
-                last_quote_msat = COALESCE(?14, last_quote_msat)
+                last_quote_msat = COALESCE(?14, last_quote_msat),
+                shown_active = COALESCE(?15, shown_active)
              WHERE npub = ?1",
             params![
                 npub,
@@ -173,7 +175,8 @@ impl Change {
                 self.next_tick_at.flatten(),
                 self.last_tick_at,
                 self.balance,
-                self.last_quote
+                self.last_quote,
+                self.shown_active
             ],
         )
         .one_or_conflict(Conflict::NoAgent)
