@@ -68,6 +68,7 @@ pub fn editable(policy: &Policy) -> Result<String, Error> {
         members.remove("agent");
         members.remove("version");
         members.entry("publish").or_insert_with(|| serde_json::json!([]));
+        members.entry("reader_history").or_insert_with(|| serde_json::json!(false));
     }
     serde_json::to_string_pretty(&document).map(|text| text + "\n").map_err(refused)
 }

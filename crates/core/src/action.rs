@@ -47,6 +47,11 @@ pub enum Action {
     AddMemory {
         text: String,
     },
+    /// Stands for the oldest memories from now on: for as many as the prompt asked to condense.
+    SummariseMemory {
+        covers: u32,
+        text: String,
+    },
     None,
 }
 
@@ -67,6 +72,7 @@ pub enum ActionKind {
     Zap,
     UpdateGoal,
     AddMemory,
+    SummariseMemory,
     None,
 }
 
@@ -79,6 +85,7 @@ impl ActionKind {
             Self::Zap => "zap",
             Self::UpdateGoal => "update_goal",
             Self::AddMemory => "add_memory",
+            Self::SummariseMemory => "summarise_memory",
             Self::None => "none",
         }
     }
@@ -87,7 +94,7 @@ impl ActionKind {
     pub const fn is_public(self) -> bool {
         match self {
             Self::Post | Self::Reply | Self::Dm | Self::Zap => true,
-            Self::UpdateGoal | Self::AddMemory | Self::None => false,
+            Self::UpdateGoal | Self::AddMemory | Self::SummariseMemory | Self::None => false,
         }
     }
 }
@@ -101,6 +108,7 @@ impl Action {
             Self::Zap { .. } => ActionKind::Zap,
             Self::UpdateGoal { .. } => ActionKind::UpdateGoal,
             Self::AddMemory { .. } => ActionKind::AddMemory,
+            Self::SummariseMemory { .. } => ActionKind::SummariseMemory,
             Self::None => ActionKind::None,
         }
     }
@@ -108,9 +116,12 @@ impl Action {
     pub const fn recipient(&self) -> Option<Npub> {
         match self {
             Self::Dm { to, .. } | Self::Zap { to, .. } => Some(*to),
-            Self::Post { .. } | Self::Reply { .. } | Self::UpdateGoal { .. } | Self::AddMemory { .. } | Self::None => {
-                None
-            }
+            Self::Post { .. }
+            | Self::Reply { .. }
+            | Self::UpdateGoal { .. }
+            | Self::AddMemory { .. }
+            | Self::SummariseMemory { .. }
+            | Self::None => None,
         }
     }
 
@@ -122,13 +133,18 @@ impl Action {
             | Self::Dm { .. }
             | Self::UpdateGoal { .. }
             | Self::AddMemory { .. }
+            | Self::SummariseMemory { .. }
             | Self::None => None,
         }
     }
 
     fn check(&self) -> Result<(), Unparsable> {
         let text = match self {
-            Self::Post { text } | Self::Reply { text, .. } | Self::Dm { text, .. } | Self::AddMemory { text } => text,
+            Self::Post { text }
+            | Self::Reply { text, .. }
+            | Self::Dm { text, .. }
+            | Self::AddMemory { text }
+            | Self::SummariseMemory { text, .. } => text,
             Self::Zap { comment, .. } => comment,
             Self::UpdateGoal { goal, .. } if goal.len() > MAX_TEXT => {
                 return Err(Unparsable("a goal of more than 16 KiB"));

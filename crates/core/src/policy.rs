@@ -141,6 +141,9 @@ pub struct Policy {
     /// Who may read events, trajectory and approvals beside the owner.
     #[serde(default)]
     pub readers: BTreeSet<Npub>,
+    /// Readers that are new get the keys of what was before them as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reader_history: bool,
     /// What is published beyond the least; nothing by default.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub publish: BTreeSet<Public>,
@@ -173,6 +176,7 @@ impl Policy {
             blocked: BTreeSet::new(),
             listed_only: false,
             readers: BTreeSet::new(),
+            reader_history: false,
             publish: BTreeSet::new(),
         }
     }
@@ -250,11 +254,19 @@ pub struct Ground {
 /// change it only where the owner chose full autonomy.
 pub fn judge(policy: &Policy, owner: &Npub, action: &Action, ground: Ground) -> Verdict {
     match (policy.autonomy, action.kind()) {
-        (_, ActionKind::None) | (Autonomy::Autonomous, ActionKind::UpdateGoal | ActionKind::AddMemory) => {
+        (_, ActionKind::None)
+        | (Autonomy::Autonomous, ActionKind::UpdateGoal | ActionKind::AddMemory | ActionKind::SummariseMemory) => {
             Verdict::Allow
         }
-        (Autonomy::Supervised | Autonomy::Bounded, ActionKind::UpdateGoal | ActionKind::AddMemory) => {
-            if ground.trusted { Verdict::Allow } else { Verdict::Refuse("asked for by a sender who is not listed") }
+        (
+            Autonomy::Supervised | Autonomy::Bounded,
+            ActionKind::UpdateGoal | ActionKind::AddMemory | ActionKind::SummariseMemory,
+        ) => {
+            if ground.trusted {
+                Verdict::Allow
+            } else {
+                Verdict::Refuse("asked for by a sender who is not listed")
+            }
         }
         // Limits come first: what they forbid is not worth a question.
         (_, ActionKind::Zap) => judge_zap(policy, owner, action),

@@ -14,6 +14,8 @@ pub const MAX_STATE: usize = 256 * 1024;
 /// Memory is bounded to this many entries and bytes; the oldest go first.
 pub const MAX_MEMORY: usize = 200;
 pub const MAX_MEMORY_BYTES: usize = 64 * 1024;
+/// Memories that are summed up at once, in bytes.
+const MAX_CONDENSED: usize = 12 * 1024;
 const MAX_GOALS: usize = 64;
 const MAX_RECENT: usize = 256;
 const MAX_COMMANDS: usize = 256;
@@ -153,6 +155,30 @@ impl AgentState {
         self.memory.drain(..drop);
     }
 
+    /// How many of the oldest memories should be summed up now, so that none is forgotten unread: none until three quarters
+    /// of the room are taken.
+    pub fn to_condense(&self) -> usize {
+        let bytes: usize = self.memory.iter().map(|entry| entry.text.len()).sum();
+        if self.memory.len() * 4 < MAX_MEMORY * 3 && bytes * 4 < MAX_MEMORY_BYTES * 3 {
+            return 0;
+        }
+        let mut shown = 0;
+        let oldest = self.memory.iter().take(self.memory.len() / 2).take_while(|entry| {
+            shown += entry.text.len();
+            shown <= MAX_CONDENSED
+        });
+        let count = oldest.count();
+        if count < 2 { 0 } else { count }
+    }
+
+    /// Puts a summary in the place of the oldest memories.
+    pub fn condense(&mut self, covers: usize, text: String) {
+        let covers = covers.min(self.memory.len());
+        let Some(last) = covers.checked_sub(1).and_then(|last| self.memory.get(last)) else { return };
+        let at = last.at;
+        self.memory.splice(..covers, [Memory { at, text }]);
+    }
+
     /// Marks a goal done or annotates it; an unknown one is added while there is room.
     pub fn update_goal(&mut self, text: &str, done: bool, note: String) {
         if let Some(goal) = self.goals.iter_mut().find(|goal| goal.text == text) {
@@ -248,6 +274,33 @@ mod tests {
         let mut state = AgentState::default();
         let stamps = [5_000, 5_000, 4_000, 9_000].map(|now| state.next_created_at("39201:state", UnixMs(now)));
         assert_eq!(stamps, [5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn memory_is_summed_up_before_it_is_forgotten() {
+        let mut state = AgentState::default();
+        let mut summed = 0;
+        for n in 0..2_000 {
+            state.remember(UnixMs(n), format!("memory {n} {}", "m".repeat(usize::try_from(n % 700).unwrap())));
+            let covers = state.to_condense();
+            if covers > 0 {
+                let before = state.memory.len();
+                let first = state.memory[covers - 1].at;
+                state.condense(covers, format!("summary of {covers}"));
+                assert_eq!((state.memory.len(), state.memory[0].at), (before - covers + 1, first));
+                summed += 1;
+            }
+        }
+        assert!(summed > 5 && state.memory.len() < MAX_MEMORY * 3 / 4 + 1);
+        // Each is in a summary or still there: nothing fell out unread.
+        assert_eq!(state.memory.last().unwrap().at, UnixMs(1_999));
+        let mut large = AgentState::default();
+        for n in 0..8 {
+            large.remember(UnixMs(n), "x".repeat(8 * 1024));
+        }
+        assert_eq!(large.to_condense(), 0, "two do not fit: the oldest goes, as before");
+        large.condense(0, "nothing".into());
+        assert_eq!(large.memory.len(), 8);
     }
 
     #[test]

@@ -208,6 +208,11 @@ fn answer(request: &Request, dice: &Dice) -> String {
     if dice.chance(150) {
         actions.push(serde_json::json!({ "type": "add_memory", "text": "something" }));
     }
+    if !prompt.condense.is_empty() && dice.chance(500) {
+        // Now and then over more than was asked for, which would forget what nobody read.
+        let covers = prompt.condense.len() + usize::from(dice.chance(200));
+        actions.push(serde_json::json!({ "type": "summarise_memory", "covers": covers, "text": "a summary" }));
+    }
     if dice.chance(200)
         && let Ok(stranger) = crate::agents::person(0, Arc::new(dice.fork("stranger")))
     {

@@ -17,7 +17,7 @@ mod hosted;
 mod moving;
 mod row;
 
-pub use hosted::{Change, Made, Settle, change, put_made, raise_reader, settle};
+pub use hosted::{Change, Made, Settle, change, put_made, raise_reader, set_readers, settle};
 pub(crate) use hosted::{noticed_statement, reconciled_statement};
 pub use moving::{Arrival, Departure, arrive, keep_claim, leave};
 pub(crate) use row::{agent_columns, agent_row};

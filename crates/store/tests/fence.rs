@@ -65,6 +65,7 @@ fn paths(world: &World, fence: Fence, generation: Generation) -> Vec<(&'static s
         ),
         ("change", Box::pin(agent_change(world, fence, generation, change))),
         ("made", Box::pin(async move { agent::put_made(store, fence, ALICE, generation, NOW, made).await })),
+        ("readers", Box::pin(async move { agent::set_readers(store, fence, ALICE, generation, vec![], &[]).await })),
         (
             "discard",
             Box::pin(async move { inbox::discard(store, fence, ALICE, generation, &[1], "spam").await.map(drop) }),

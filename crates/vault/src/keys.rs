@@ -92,12 +92,22 @@ impl AgentKeys {
 
     /// The current view key, wrapped to some readers.
     pub async fn view_wraps(&self, signer: &dyn Signer, readers: &[Npub]) -> Result<Vec<Wrap>, VaultError> {
-        let plaintext = text(signer.public_key(), WrapKey::View, self.view.number(), self.view.expose());
+        self.view_wraps_of(&self.view, signer, readers).await
+    }
+
+    /// One of these keys' view keys, wrapped to some readers.
+    pub async fn view_wraps_of(
+        &self,
+        view: &ViewKey,
+        signer: &dyn Signer,
+        readers: &[Npub],
+    ) -> Result<Vec<Wrap>, VaultError> {
+        let plaintext = text(signer.public_key(), WrapKey::View, view.number(), view.expose());
         let mut wraps = Vec::with_capacity(readers.len());
         for reader in readers {
             let ciphertext = signer.nip44_encrypt(reader, &plaintext).await?;
             let recipient = WrapRecipient::Reader(*reader);
-            wraps.push(Wrap { key: WrapKey::View, number: self.view.number(), recipient, ciphertext });
+            wraps.push(Wrap { key: WrapKey::View, number: view.number(), recipient, ciphertext });
         }
         Ok(wraps)
     }

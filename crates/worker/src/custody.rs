@@ -60,6 +60,11 @@ impl Attended {
         }
     }
 
+    /// After the agent's view key changed.
+    pub fn replace_keys(&mut self, npub: Npub, generation: Generation, keys: &AgentKeys) {
+        self.seat(npub, generation).keys = Some(keys.clone());
+    }
+
     /// Whether the state was compared with the agent's public word at this very placement.
     pub fn is_anchored(&self, npub: &Npub, generation: Generation, now: MonoMs) -> bool {
         let known = self.anchored.get(npub).filter(|(at, _)| *at == generation);

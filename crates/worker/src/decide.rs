@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nexus_core::action::{Action, parse_answer};
 use nexus_core::policy::{Ground, Verdict, judge};
+use nexus_core::state::AgentState;
 use nexus_core::tick::{Plan, Planned};
 use nexus_core::trigger::Stimulus;
 use nexus_core::{Npub, UnixMs};
@@ -55,6 +56,9 @@ pub(crate) async fn decide(
     Ok(Decision { planned, note: None })
 }
 
+/// Longest summary of memories, in bytes.
+const MAX_SUMMARY: usize = 4 * 1024;
+
 pub(crate) fn refused(why: &str) -> Plan {
     Plan::Refused { why: why.to_owned() }
 }
@@ -82,6 +86,11 @@ async fn plan(
         (Action::Reply { .. }, _) if replied.is_none() => {
             return Ok(refused("that message has no address to reply to"));
         }
+        (Action::SummariseMemory { covers, text }, _) => {
+            if let Err(why) = fits_memory(&opened.state, *covers, text, before) {
+                return Ok(refused(why));
+            }
+        }
         (Action::Zap { .. }, Verdict::Allow | Verdict::Ask(_)) => return Ok(refused("zaps are not available yet")),
         (_, _) => {}
     }
@@ -90,6 +99,22 @@ async fn plan(
         Verdict::Ask(why) => Ok(approval::park(opened, action, replied.as_ref(), trusted, why, before)),
         Verdict::Allow => carry_out(host, agent, opened, action, replied.as_ref()).await,
     }
+}
+
+/// Whether a summary is what was asked for. Whoever answers could otherwise wipe the memory with one word.
+fn fits_memory(state: &AgentState, covers: u32, text: &str, before: &[Planned]) -> Result<(), &'static str> {
+    let asked = state.to_condense();
+    if asked == 0 || usize::try_from(covers) != Ok(asked) {
+        return Err("it does not cover the memories that were to be summed up");
+    }
+    let covered: usize = state.memory.iter().take(asked).map(|memory| memory.text.len()).sum();
+    if text.len() > MAX_SUMMARY.min(covered) {
+        return Err("a summary is at most 4 KiB, and shorter than what it sums up");
+    }
+    if before.iter().any(|planned| matches!(planned.action, Action::SummariseMemory { .. })) {
+        return Err("memory is summed up once in a tick");
+    }
+    Ok(())
 }
 
 /// Signs what an allowed action publishes.
@@ -102,7 +127,9 @@ pub(crate) async fn carry_out(
 ) -> Result<Plan, TurnError> {
     let now = host.now();
     match action {
-        Action::UpdateGoal { .. } | Action::AddMemory { .. } | Action::None => Ok(Plan::Local),
+        Action::UpdateGoal { .. } | Action::AddMemory { .. } | Action::SummariseMemory { .. } | Action::None => {
+            Ok(Plan::Local)
+        }
         Action::Post { text } => {
             let event = sign(opened, &address(kinds::NOTE), now, |head| note::post(head, text)).await?;
             Ok(Plan::Publish { events: vec![event], relays: relays(host, agent) })
@@ -148,6 +175,7 @@ fn answered_by(action: &Action, taken: &[Taken]) -> Option<usize> {
         | Action::Zap { .. }
         | Action::UpdateGoal { .. }
         | Action::AddMemory { .. }
+        | Action::SummariseMemory { .. }
         | Action::None => None,
     }
 }
@@ -228,4 +256,27 @@ async fn peer_relays(host: &Host, to: &Npub) -> Vec<String> {
     let found = host.relays.fetch(interest, RELAY_LOOKUP).await.events;
     let list = found.first().and_then(|event| lists::read_dm_relays(event).ok()).unwrap_or_default();
     list.into_iter().take(MAX_PEER_RELAYS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_summary_that_was_asked_for_replaces_memories() {
+        let mut state = AgentState::default();
+        (0..160).for_each(|n| state.remember(UnixMs(n), format!("memory {n}")));
+        let asked = u32::try_from(state.to_condense()).unwrap();
+        assert!(asked > 10);
+        fits_memory(&state, asked, "a summary", &[]).unwrap();
+        for covers in [0, 1, asked - 1, asked + 1, 160, u32::MAX] {
+            assert!(fits_memory(&state, covers, "a summary", &[]).is_err(), "{covers}");
+        }
+        assert!(fits_memory(&state, asked, &"x".repeat(MAX_SUMMARY + 1), &[]).is_err());
+        let action = Action::SummariseMemory { covers: asked, text: "a summary".into() };
+        let before = [Planned { action, plan: Plan::Local }];
+        assert!(fits_memory(&state, asked, "another", &before).is_err(), "once");
+        state.memory.truncate(5);
+        assert!(fits_memory(&state, 0, "", &[]).is_err(), "not asked for");
+    }
 }

@@ -21,6 +21,7 @@ mod perceive;
 mod perform;
 mod profile;
 mod public;
+mod readers;
 mod recover;
 mod relays;
 mod rest;

@@ -2,7 +2,7 @@
 
 use nexus_core::policy::Policy;
 use nexus_core::prompt::{MAX_PROMPT, Prompt, PromptGoal, PromptMessage};
-use nexus_core::state::AgentState;
+use nexus_core::state::{AgentState, Memory};
 use nexus_core::trigger::{Stimulus, Trigger};
 use nexus_core::{Msat, Npub, UnixMs};
 
@@ -74,7 +74,8 @@ pub fn prompt(thinker: &Thinker<'_>, trigger: Trigger, stimuli: &[Stimulus], enc
     let state = thinker.state;
     let goals =
         state.goals.iter().map(|goal| PromptGoal { text: goal.text.clone(), done: goal.done, note: goal.note.clone() });
-    let memory = state.memory.iter().map(|memory| memory.text.clone());
+    let (older, newer) = state.memory.split_at(state.to_condense());
+    let texts = |memory: &[Memory]| memory.iter().map(|memory| memory.text.clone()).collect();
     Prompt {
         agent: thinker.name.to_owned(),
         npub: thinker.npub.to_string(),
@@ -82,7 +83,8 @@ pub fn prompt(thinker: &Thinker<'_>, trigger: Trigger, stimuli: &[Stimulus], enc
         trigger: trigger.to_string(),
         persona: if encrypted { state.persona.clone() } else { String::new() },
         goals: if encrypted { goals.collect() } else { Vec::new() },
-        memory: if encrypted && trusted { memory.collect() } else { Vec::new() },
+        memory: if encrypted && trusted { texts(newer) } else { Vec::new() },
+        condense: if encrypted && trusted { texts(older) } else { Vec::new() },
         balance_sats: if encrypted { thinker.balance.whole_sats() } else { 0 },
         messages: stimuli
             .iter()
@@ -178,6 +180,7 @@ mod tests {
     #[test]
     fn strangers_never_see_memory_and_clear_requests_see_less() {
         let policy = Policy::default_for(AGENT);
+        let mut state_full = AgentState::default();
         let mut state = AgentState::new("calm".into(), vec!["learn".into()]);
         state.remember(UnixMs(0), "the safe is behind the picture".into());
         let thinker =
@@ -188,6 +191,12 @@ mod tests {
         assert!(from(&mixed, true).memory.is_empty());
         let unsigned = Stimulus { sender: None, ..stimulus(OWNER, Trigger::Manual) };
         assert!(from(&[unsigned], true).memory.is_empty(), "words that nobody signed are a stranger's");
+        (0..160).for_each(|n| state_full.remember(UnixMs(n), format!("memory {n}")));
+        let full = Thinker { state: &state_full, ..thinker };
+        let shown = prompt(&full, Trigger::Heartbeat, &[], true, UnixMs(0));
+        assert_eq!((shown.condense.len(), shown.condense.len() + shown.memory.len()), (state_full.to_condense(), 160));
+        assert_eq!((shown.condense[0].as_str(), shown.memory.last().unwrap().as_str()), ("memory 0", "memory 159"));
+        assert!(prompt(&full, Trigger::Dm, &mixed, true, UnixMs(0)).condense.is_empty());
         let clear = from(&mixed, false);
         assert!(clear.goals.is_empty() && clear.persona.is_empty() && clear.memory.is_empty());
         assert_eq!(clear.messages.len(), 1);

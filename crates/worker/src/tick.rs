@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nexus_core::action::Action;
 use nexus_core::approval::ApprovalId;
 use nexus_core::availability::{Availability, Missed, Month};
 use nexus_core::budget::Window;
@@ -467,10 +468,16 @@ impl Run<'_> {
         if let Window::Day(day) = Window::day_of(self.tick.began_at) {
             state.add_spend(day, self.tick.spent());
         }
+        // Before anything is added: it stands for those that were the oldest then.
+        for planned in self.tick.planned() {
+            if let (Plan::Local, Action::SummariseMemory { covers, text }) = (&planned.plan, &planned.action) {
+                state.condense(usize::try_from(*covers).unwrap_or(0), text.clone());
+            }
+        }
         for planned in self.tick.planned() {
             match (&planned.plan, &planned.action) {
-                (Plan::Local, nexus_core::action::Action::AddMemory { text }) => state.remember(now, text.clone()),
-                (Plan::Local, nexus_core::action::Action::UpdateGoal { goal, done, note }) => {
+                (Plan::Local, Action::AddMemory { text }) => state.remember(now, text.clone()),
+                (Plan::Local, Action::UpdateGoal { goal, done, note }) => {
                     state.update_goal(goal, *done, note.clone());
                 }
                 (Plan::Publish { events, .. }, _) => {

@@ -30,8 +30,8 @@ use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
 use crate::{
-    approval, custody, funds, notice, profile, public, recover, rest, restored, rollback, schedules, tick, wallet,
-    withdraw, zap,
+    approval, custody, funds, notice, profile, public, readers, recover, rest, restored, rollback, schedules, tick,
+    wallet, withdraw, zap,
 };
 
 /// What becomes of the agent's seat.
@@ -272,6 +272,7 @@ async fn attempt(
     if let Err(problem) = &opened.policy {
         return Err(TurnError::parked(problem.code, problem.text.clone(), POLICY_RETRY_MS));
     }
+    readers::tend(&pen, &mut opened).await?;
     profile::announce(&pen, &agent, &mut opened).await?;
     public::announce(&pen, &mut agent, &mut opened).await?;
     let outdated =

@@ -1,5 +1,6 @@
 //! Opening an agent for one turn: keys, policy, state. Dropped, and wiped, at the turn's end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nexus_core::policy::{Custody, Policy};
@@ -16,6 +17,7 @@ use nexus_vault::{AgentKeys, VaultError, WalletSeed};
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::host::Host;
+use crate::readers;
 use crate::rollback::{self, Found};
 use crate::secrets::{self, Secrets, signer_problem};
 
@@ -40,6 +42,8 @@ pub(crate) struct Opened {
     pub rollback: Option<Found>,
     /// The anchored version that the owner overruled; what follows stands above it.
     pub overruled: i64,
+    /// Who has a wrap of which view key.
+    pub readers: BTreeSet<(u32, Npub)>,
 }
 
 /// Why no policy is obeyed.
@@ -60,7 +64,7 @@ pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnErr
     let npub = agent.npub;
     let sealed = agent::sealed(&host.store, npub).await?.ok_or(TurnError::Stale)?;
     let secrets = secrets::of(host, agent, &sealed).await?;
-    let (keys, state, stored) = open_state(host, agent, &secrets).await?;
+    let (keys, readers, state, stored) = open_state(host, agent, &secrets).await?;
     let rollback = rollback::look(host, agent, sealed.claim.as_deref(), stored).await?;
     let (policy, policy_digest) = open_policy(sealed.policy.as_ref().map(|p| p.event.as_str()), &secrets, &state);
     let mut opened = Opened {
@@ -76,6 +80,7 @@ pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnErr
         stored_version: stored.map_or(0, |mark| i64::try_from(mark.version).unwrap_or(i64::MAX)),
         rollback,
         overruled: 0,
+        readers,
     };
     if let Some(here) = host.wallets.home(&opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default()) {
         // Kept with the next state that is stored: whether it fits is asked before the wallet is.
@@ -92,11 +97,12 @@ async fn open_state(
     host: &Host,
     agent: &Agent,
     secrets: &Secrets,
-) -> Result<(AgentKeys, AgentState, Option<Mark>), TurnError> {
+) -> Result<(AgentKeys, BTreeSet<(u32, Npub)>, AgentState, Option<Mark>), TurnError> {
     let npub = agent.npub;
     let stored = agent::state(&host.store, npub).await?;
     let wraps = agent::wraps(&host.store, npub).await?;
     let wraps: Vec<Wrap> = wraps.into_iter().filter_map(read_wrap).collect();
+    let readers = readers::among(&wraps);
     let held = host.attended().keys(&npub, agent.generation);
     let keys = match held {
         Some(keys) => Ok(keys),
@@ -120,7 +126,7 @@ async fn open_state(
             let text = "this agent was created with a state, which is missing from the database: restore it";
             return Err(TurnError::parked("state_missing", text, RETRY_MS));
         }
-        return Ok((keys, AgentState::new(String::new(), Vec::new()), None));
+        return Ok((keys, readers, AgentState::new(String::new(), Vec::new()), None));
     };
     if stored.generation > agent.generation {
         return Err(TurnError::parked("state_generation", "state of a later generation than the agent's", RETRY_MS));
@@ -128,8 +134,13 @@ async fn open_state(
     let refused = |text: String| TurnError::parked("state_refused", text, RETRY_MS);
     let bytes = keys.data.open(Purpose::State, &stored.blob).map_err(|error| refused(error.to_string()))?;
     let state = AgentState::decode(bytes.expose()).map_err(|_| refused("state of another version".into()))?;
+    if keys.view.number() < state.view_key {
+        let text =
+            format!("its view key {} is missing: what is stored is not what this agent's worker wrote", state.view_key);
+        return Err(TurnError::parked("keys_refused", text, RETRY_MS));
+    }
     let version = u64::try_from(stored.version).unwrap_or(0);
-    Ok((keys, state, Some(Mark { version, digest: Hash32::sha256(&stored.blob) })))
+    Ok((keys, readers, state, Some(Mark { version, digest: Hash32::sha256(&stored.blob) })))
 }
 
 fn read_wrap(wrap: agent::Wrap) -> Option<Wrap> {

@@ -187,8 +187,19 @@ fn etag(agent: &Agent) -> String {
 }
 
 /// Fields that the owner signs for.
-const POLICY_FIELDS: [&str; 9] =
-    ["limits", "autonomy", "listed", "blocked", "listed_only", "compute", "wallet", "custody", "readers"];
+const POLICY_FIELDS: [&str; 11] = [
+    "limits",
+    "autonomy",
+    "listed",
+    "blocked",
+    "listed_only",
+    "compute",
+    "wallet",
+    "custody",
+    "readers",
+    "reader_history",
+    "publish",
+];
 
 fn changed_config(old: &AgentConfig, patch: Option<Value>) -> Answer<AgentConfig> {
     let Some(patch) = patch else { return Ok(old.clone()) };

@@ -115,7 +115,7 @@ pub async fn list(
     Params(query): Params<ListQuery>,
 ) -> Answer<Json<ApprovalPage>> {
     caller.require(Scope::Read)?;
-    let agent = caller.agent(&app, &npub).await?;
+    let agent = caller.readable(&app, &npub).await?;
     let (now, limit) = (app.now(), query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE.min(approval::MAX_PAGE)));
     let rows = approval::list(&app.store, agent.npub, query.all, now, limit).await?;
     Ok(Json(ApprovalPage { approvals: rows.into_iter().map(|row| ApprovalView::new(row, now)).collect() }))
@@ -137,7 +137,7 @@ pub async fn read(
     Path((npub, id)): Path<(String, String)>,
 ) -> Answer<Json<ApprovalView>> {
     caller.require(Scope::Read)?;
-    let agent = caller.agent(&app, &npub).await?;
+    let agent = caller.readable(&app, &npub).await?;
     let id = id.parse().map_err(|_| Problem::not_found())?;
     let row = approval::get(&app.store, agent.npub, id).await?.ok_or_else(Problem::not_found)?;
     Ok(Json(ApprovalView::new(row, app.now())))

@@ -112,7 +112,7 @@ async fn readable(app: &Shared, caller: &Caller, npub: &str) -> Answer<Agent> {
         Via::Ticket { .. } => {}
         Via::Key | Via::Token { .. } => caller.require(Scope::Read)?,
     }
-    caller.agent(app, npub).await
+    caller.readable(app, npub).await
 }
 
 async fn websocket(

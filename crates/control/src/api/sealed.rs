@@ -46,7 +46,7 @@ struct WrapView {
 )]
 pub async fn wraps(State(app): State<Shared>, caller: Caller, Path(npub): Path<String>) -> Answer<Json<WrapList>> {
     caller.require(Scope::Read)?;
-    let agent = caller.agent(&app, &npub).await?;
+    let agent = caller.readable(&app, &npub).await?;
     let own = WrapRecipient::Reader(caller.pubkey).to_string();
     let stored = agent::wraps(&app.store, agent.npub).await?;
     let wraps = stored.into_iter().filter(|wrap| wrap.recipient == own && wrap.key == "view").map(|wrap| WrapView {

@@ -194,7 +194,7 @@ pub async fn list(
     Params(query): Params<HistoryQuery>,
 ) -> Answer<Json<TickPage>> {
     caller.require(Scope::Read)?;
-    let agent = caller.agent(&app, &npub).await?;
+    let agent = caller.readable(&app, &npub).await?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE.min(tick::MAX_PAGE));
     let before = match query.before.as_deref().map(str::parse) {
         None => None,
@@ -223,7 +223,7 @@ pub async fn read(
     Path((npub, id)): Path<(String, String)>,
 ) -> Answer<Json<TickView>> {
     caller.require(Scope::Read)?;
-    let agent = caller.agent(&app, &npub).await?;
+    let agent = caller.readable(&app, &npub).await?;
     let id = id.parse().map_err(|_| Problem::not_found())?;
     let found = tick::get(&app.store, agent.npub, id).await?.ok_or_else(Problem::not_found)?;
     Ok(Json(found.into()))

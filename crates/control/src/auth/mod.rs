@@ -6,6 +6,7 @@ pub mod token;
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use nexus_core::policy::Policy;
 use nexus_core::status::Scope;
 use nexus_core::{AccountId, Hash32, Npub, UnixMs};
 use nexus_seal::proof::{PROOF_HEADER, WINDOW_SECS};
@@ -72,6 +73,22 @@ impl Caller {
             Some(url) => Err(Problem::with(Code::Moved, format!("it lives at {url}")).extra("url", url.clone())),
             None => Ok(agent),
         }
+    }
+
+    /// An agent whose events, ticks and approvals this caller may read: its account's own, or one whose signed policy names
+    /// the caller's key as a reader.
+    pub async fn readable(&self, app: &Shared, npub: &str) -> Result<Agent, Problem> {
+        let own = self.agent(app, npub).await;
+        if own.as_ref().is_err_and(|problem| problem.code() == Code::NotFound) {
+            let npub = parse_npub(npub)?;
+            let sealed = nexus_store::agent::sealed(&app.store, npub).await?;
+            let policy = sealed.and_then(|sealed| sealed.policy).and_then(|policy| read_policy(&policy.event));
+            if policy.is_some_and(|policy| policy.agent == npub && policy.readers.contains(&self.pubkey)) {
+                let found = nexus_store::agent::get(&app.store, npub).await?;
+                return found.filter(|agent| agent.moved_to.is_none()).ok_or_else(Problem::not_found);
+            }
+        }
+        own
     }
 
     /// The same, and what is left here of one that has moved away.
@@ -186,4 +203,10 @@ async fn use_once(app: &Shared, verified: &VerifiedRequest) -> Result<(), Proble
     let expires_at = UnixMs::from_secs(verified.created_at.saturating_add(2 * WINDOW_SECS));
     let fresh = replay::use_once(&app.store, "nip98", verified.event_id, expires_at).await?;
     if fresh { Ok(()) } else { Err(Problem::new(Code::ProofReplayed)) }
+}
+
+/// The document of a stored policy event. It was verified when it was stored, and no worker obeys it for this.
+fn read_policy(event: &str) -> Option<Policy> {
+    let event: nostr::event::Event = serde_json::from_str(event).ok()?;
+    Policy::parse(&event.content).ok()
 }

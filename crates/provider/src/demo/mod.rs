@@ -59,6 +59,9 @@ pub fn answer(text: &str) -> String {
     serde_json::json!({ "actions": actions }).to_string()
 }
 
+/// Longest summary, in bytes.
+const MAX_SUMMARY: usize = 4_000;
+
 /// What an agent does in a tick with this prompt.
 pub fn plan(prompt: &prompt::Prompt) -> Vec<Action> {
     let mut actions = Vec::new();
@@ -71,12 +74,26 @@ pub fn plan(prompt: &prompt::Prompt) -> Vec<Action> {
     if !noted.is_empty() {
         actions.push(Action::AddMemory { text: noted.join("\n") });
     }
+    actions.extend(summary(prompt));
     if matches!(prompt.trigger.as_str(), "heartbeat" | "manual") {
         let open = prompt.goals.iter().filter(|goal| !goal.done);
         let worked = open.map(|goal| goal::pursue(prompt, goal)).filter(|actions| !actions.is_empty());
         actions.extend(worked.take(MAX_GOALS).flatten());
     }
     actions
+}
+
+/// The beginnings of the oldest memories, when they are to be summed up.
+fn summary(prompt: &prompt::Prompt) -> Option<Action> {
+    let covers = u32::try_from(prompt.condense.len()).ok().filter(|covers| *covers > 0)?;
+    let covered: usize = prompt.condense.iter().map(String::len).sum();
+    let share = MAX_SUMMARY.min(covered / 2) / prompt.condense.len();
+    let begun = prompt.condense.iter().map(|memory| {
+        let end = (0..=memory.len().min(share.saturating_sub(1))).rev().find(|end| memory.is_char_boundary(*end));
+        memory.get(..end.unwrap_or(0)).unwrap_or_default().lines().next().unwrap_or_default().trim()
+    });
+    let text = begun.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n");
+    (!text.is_empty() && text.len() <= covered).then_some(Action::SummariseMemory { covers, text })
 }
 
 /// The answer to one message, and what to remember of it.

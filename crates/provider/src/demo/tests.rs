@@ -160,3 +160,18 @@ proptest! {
         prop_assert!(answer(&text).ends_with(SIGNATURE));
     }
 }
+
+#[test]
+fn a_full_memory_is_summed_up() {
+    let mut full = prompt("heartbeat", Vec::new());
+    full.condense = (0..60).map(|n| format!("day {n}: somebody said something “quoted” about it {n}")).collect();
+    let summed = acts(&full).into_iter().find_map(|action| match action {
+        Action::SummariseMemory { covers, text } => Some((covers, text)),
+        _ => None,
+    });
+    let (covers, text) = summed.unwrap();
+    assert_eq!(covers, 60);
+    assert!(text.len() <= 4_000 && text.contains("day 0") && text.contains("day 59"), "{text}");
+    full.condense.clear();
+    assert!(!acts(&full).iter().any(|action| matches!(action, Action::SummariseMemory { .. })));
+}

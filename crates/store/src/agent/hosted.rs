@@ -87,6 +87,26 @@ pub async fn put_made(
     draft.write(store).await.map(|_| ())
 }
 
+/// Wraps of the view key: those of new readers, and all of a new key's. Whoever is removed has none left.
+pub async fn set_readers(
+    store: &Store,
+    fence: Fence,
+    npub: Npub,
+    generation: Generation,
+    wraps: Vec<Wrap>,
+    removed: &[String],
+) -> Result<()> {
+    let mut draft = Draft::hosted("change an agent's readers", fence, npub, generation);
+    for recipient in removed {
+        let sql = "DELETE FROM agent_wrap WHERE npub = ?1 AND wrapped = 'view' AND recipient = ?2";
+        draft.push(Statement::write(sql, params![npub, recipient.clone()]));
+    }
+    for wrap in &wraps {
+        draft.push(wrap.insert_statement(npub));
+    }
+    draft.write(store).await.map(|_| ())
+}
+
 /// A new state outside a tick, with what commits beside it: the inbox rows that it settles, each with a word, and side
 /// effects.
 #[derive(Debug, Clone)]

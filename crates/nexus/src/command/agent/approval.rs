@@ -153,6 +153,9 @@ fn describe(details: &Details) -> String {
             format!("zap {} sats to {to}:\n    {}", group(amount.sats_ceil()), printable(comment))
         }
         Action::UpdateGoal { goal, .. } => format!("change a goal:\n    {}", printable(goal)),
+        Action::SummariseMemory { covers, text } => {
+            format!("remember {covers} old memories as:\n    {}", printable(text))
+        }
         Action::AddMemory { text } => format!("remember:\n    {}", printable(text)),
         Action::None => "nothing".to_owned(),
     };
