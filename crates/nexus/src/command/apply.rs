@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use comfy_table::Cell;
@@ -16,6 +17,9 @@ use nexus_core::{AgentConfig, Npub};
 use nexus_seal::{Passphrase, SignedPool};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use super::agent::create::{keep_envelope, passphrase, pinned_pool};
 use super::agent::list;
@@ -26,6 +30,8 @@ use crate::session::{Session, npub_of};
 
 /// Agents that are read, or changed, side by side.
 const SIDE_BY_SIDE: usize = 8;
+/// Agents that are made at once.
+const MAX_CORES: usize = 4;
 /// Times that a call is repeated which the host had no room for.
 const PATIENCE: u32 = 20;
 
@@ -168,10 +174,12 @@ fn table(session: &Session, to_do: &[&Planned<'_>], all: usize) -> String {
 
 /// What changing agents takes beside the session: asked of the user once for all of them.
 struct Maker {
-    keys: Option<OwnerKeys>,
+    keys: Option<Arc<OwnerKeys>>,
     api: Option<Api>,
     /// For new agents.
-    new: Option<(Passphrase, Offer, SignedPool)>,
+    new: Option<Arc<(Passphrase, Offer, SignedPool)>>,
+    /// Closing an envelope takes a core for half a second and 256 MiB.
+    cores: Semaphore,
 }
 
 impl Maker {
@@ -179,7 +187,7 @@ impl Maker {
         let any = |wanted: fn(&Step) -> bool| to_do.iter().any(|one| one.steps.iter().any(wanted));
         let creates = any(|step| matches!(step, Step::Create));
         let signs = creates || any(|step| matches!(step, Step::Sign(..)));
-        let keys = signs.then(|| session.owner_keys()).transpose()?;
+        let keys = signs.then(|| session.owner_keys()).transpose()?.map(Arc::new);
         let new = match creates {
             false => None,
             true => {
@@ -191,14 +199,15 @@ impl Maker {
                     ));
                 }
                 let (offer, signed) = pinned_pool(session).await?;
-                Some((passphrase, offer, signed))
+                Some(Arc::new((passphrase, offer, signed)))
             }
         };
         let api = keys.as_ref().map(|keys| session.as_owner(keys));
-        Ok(Self { keys, api, new })
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_CORES);
+        Ok(Self { keys, api, new, cores: Semaphore::new(cores) })
     }
 
-    fn owner(&self) -> Result<(&OwnerKeys, &Api), Error> {
+    fn owner(&self) -> Result<(&Arc<OwnerKeys>, &Api), Error> {
         let missing = || Error::Failed("the owner key was not opened".to_owned());
         Ok((self.keys.as_ref().ok_or_else(missing)?, self.api.as_ref().ok_or_else(missing)?))
     }
@@ -240,7 +249,7 @@ async fn post(session: &Session, npub: Npub, what: &str, body: &Value) -> Result
 async fn create(session: &Session, maker: &Maker, planned: &Planned<'_>) -> Result<Npub, Error> {
     let (keys, api) = maker.owner()?;
     let missing = || Error::Failed("the host's pool was not read".to_owned());
-    let (passphrase, offer, signed) = maker.new.as_ref().ok_or_else(missing)?;
+    let new = Arc::clone(maker.new.as_ref().ok_or_else(missing)?);
     let wanted = planned.wanted;
     // Agent and version are set where it is signed.
     let document = wanted.document(&keys.npub(), 1);
@@ -248,14 +257,20 @@ async fn create(session: &Session, maker: &Maker, planned: &Planned<'_>) -> Resu
         name: planned.name.to_owned(),
         config: wanted.config()?,
         mnemonic: None,
-        passphrase: passphrase.clone(),
+        passphrase: new.0.clone(),
         policy: Some(document.to_string()),
         persona: wanted.persona.clone().unwrap_or_default(),
         goals: wanted.goals.clone().unwrap_or_default(),
         custody: wanted.custody(),
         bunker: None,
     };
-    let prepared = prepare(&session.api, keys, offer, signed, draft).await?;
+    let broken = |error: &dyn std::fmt::Display| Error::Failed(format!("making the agent: {error}"));
+    let prepared = {
+        let _core = maker.cores.acquire().await.map_err(|error| broken(&error))?;
+        let (api, keys, runtime) = (session.api.clone(), Arc::clone(keys), Handle::current());
+        let made = spawn_blocking(move || runtime.block_on(prepare(&api, &keys, &new.1, &new.2, draft)));
+        made.await.map_err(|error| broken(&error))??
+    };
     keep_envelope(session, &prepared.npub(), prepared.envelope())?;
     patiently(|| prepared.send(api)).await?;
     Ok(prepared.npub())
