@@ -67,10 +67,24 @@ pub fn editable(policy: &Policy) -> Result<String, Error> {
     if let Some(members) = document.as_object_mut() {
         members.remove("agent");
         members.remove("version");
-        members.entry("publish").or_insert_with(|| serde_json::json!([]));
-        members.entry("reader_history").or_insert_with(|| serde_json::json!(false));
+        // Those that are left out where they say nothing, so that they can be seen and set.
+        let unset = json!({
+            "publish": [], "reader_history": false, "frozen": false, "actions": [], "delegations": {},
+            "limits": { "payment_msat": null, "month_msat": null, "payments_per_hour": null },
+        });
+        fill(members, &unset);
     }
     serde_json::to_string_pretty(&document).map(|text| text + "\n").map_err(refused)
+}
+
+fn fill(members: &mut serde_json::Map<String, Value>, unset: &Value) {
+    for (name, value) in unset.as_object().into_iter().flatten() {
+        match (members.get_mut(name), value) {
+            (Some(Value::Object(inner)), Value::Object(_)) => fill(inner, value),
+            (Some(_), _) => {}
+            (None, _) => drop(members.insert(name.clone(), value.clone())),
+        }
+    }
 }
 
 /// What differs between two versions, one field a line: what the owner is about to sign.
@@ -97,14 +111,17 @@ pub fn changes(before: &Policy, after: &Policy) -> Result<String, Error> {
 }
 
 /// The limit fields for people, in order: name and amount.
-pub fn limits(policy: &Policy) -> [(&'static str, Msat); 4] {
+pub fn limits(policy: &Policy) -> Vec<(&'static str, Msat)> {
     let limits = &policy.limits;
-    [
-        ("a tick", limits.tick_msat),
-        ("a day", limits.day_msat),
-        ("reserve", limits.reserve_msat),
-        ("asks above", limits.approval_threshold_msat),
-    ]
+    let shown = [
+        ("a payment", limits.payment_msat),
+        ("a tick", Some(limits.tick_msat)),
+        ("a day", Some(limits.day_msat)),
+        ("a month", limits.month_msat),
+        ("reserve", Some(limits.reserve_msat)),
+        ("asks above", Some(limits.approval_threshold_msat)),
+    ];
+    shown.into_iter().filter_map(|(what, limit)| Some((what, limit?))).collect()
 }
 
 #[cfg(test)]

@@ -31,6 +31,10 @@ impl Month {
         if self.0 % 100 <= 1 { Self(self.0 - 89) } else { Self(self.0 - 1) }
     }
 
+    pub const fn after(self) -> Self {
+        if self.0 % 100 >= 12 { Self(self.0 + 89) } else { Self(self.0 + 1) }
+    }
+
     pub fn of(at: UnixMs) -> Self {
         // Howard Hinnant's civil_from_days: days since 0000-03-01, in eras of 400 years.
         let days = at.0.div_euclid(DAY_MS) + 719_468;

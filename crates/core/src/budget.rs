@@ -1,6 +1,7 @@
 //! The windows in which spending is counted. A window is one counter row: settled and held.
 
-use crate::id::TickId;
+use crate::availability::Month;
+use crate::id::{Hash32, TickId};
 use crate::money::Msat;
 use crate::time::UnixMs;
 
@@ -12,6 +13,10 @@ pub enum Window {
     /// One UTC day, counted from 1970.
     Day(i64),
     Tick(TickId),
+    /// One calendar month (UTC): counted where the policy limits it.
+    Month(Month),
+    /// What is done under one delegation, over its whole life.
+    Delegation(Hash32),
 }
 
 impl Window {
@@ -24,6 +29,20 @@ impl Window {
         match self {
             Self::Day(day) => format!("day:{day}"),
             Self::Tick(id) => format!("tick:{id}"),
+            Self::Month(month) => format!("month:{}", month.0),
+            Self::Delegation(hash) => format!("delegation:{hash}"),
+        }
+    }
+
+    /// The window of a key.
+    pub fn parse(key: &str) -> Option<Self> {
+        let (kind, value) = key.split_once(':')?;
+        match kind {
+            "day" => value.parse().ok().map(Self::Day),
+            "tick" => value.parse().ok().map(Self::Tick),
+            "month" => value.parse().ok().map(|month| Self::Month(Month(month))),
+            "delegation" => value.parse().ok().map(Self::Delegation),
+            _ => None,
         }
     }
 }
@@ -68,7 +87,12 @@ mod tests {
     fn days_are_utc() {
         assert_eq!(Window::day_of(UnixMs(86_399_999)), Window::Day(0));
         assert_eq!(Window::day_of(UnixMs(86_400_000)), Window::Day(1));
+        let hash = Hash32::from_bytes([7; 32]);
+        for window in [Window::Day(20_780), Window::Month(Month(202_402)), Window::Delegation(hash)] {
+            assert_eq!(Window::parse(&window.key()), Some(window), "{}", window.key());
+        }
         assert_eq!(Window::Day(20_780).key(), "day:20780");
+        assert_eq!(Window::parse("year:1"), None);
     }
 
     proptest! {

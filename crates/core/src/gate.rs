@@ -18,6 +18,11 @@ pub struct Standing<'a> {
     /// None while no valid policy is at hand: then nothing may be spent, so nothing is thought.
     pub policy: Option<&'a Policy>,
     pub day: Counter,
+    /// Of the calendar month, where the policy limits it, and when the next begins.
+    pub month: Counter,
+    pub next_month_at: UnixMs,
+    /// Payments begun in the last hour.
+    pub payments_last_hour: u32,
     pub balance: Msat,
     /// Price of the cheapest known inference, fee reserve included; none when no quote is known yet.
     pub cheapest: Option<Msat>,
@@ -47,7 +52,10 @@ pub struct Refusal {
 }
 
 /// Reasons that the gate gives and that stand until it is asked again. Others end when a turn gets as far as the gate.
-pub const STANDING_REASONS: [&str; 11] = [
+pub const STANDING_REASONS: [&str; 14] = [
+    "frozen",
+    "month_limit",
+    "payment_rate",
     "stopped",
     "locked",
     "signer_offline",
@@ -83,6 +91,9 @@ pub fn pass(standing: &Standing<'_>, trigger: Trigger) -> Result<(), Refusal> {
     let Some(policy) = standing.policy else {
         return Err(refuse("policy_missing", "no policy signed by the owner: the agent may not spend"));
     };
+    if policy.frozen {
+        return Err(refuse("frozen", "its owner froze it: `nexus agent thaw`"));
+    }
     if !lifecycle::admits(standing.lifecycle, trigger) {
         return Err(match standing.lifecycle {
             Lifecycle::Spawning => refuse("spawning", "not funded yet: `nexus agent fund`"),
@@ -116,6 +127,16 @@ pub fn pass(standing: &Standing<'_>, trigger: Trigger) -> Result<(), Refusal> {
         let text = "the day's limit leaves no room for an inference";
         return Err(Refusal { retry_at: Some(standing.next_day_at), ..refuse("day_limit", text) });
     }
+    if let Some(limit) = policy.limits.month_msat
+        && (!standing.month.admits(cost, limit) || standing.month.used() >= limit)
+    {
+        let text = "the month's limit leaves no room for an inference";
+        return Err(Refusal { retry_at: Some(standing.next_month_at), ..refuse("month_limit", text) });
+    }
+    if policy.limits.payments_per_hour.is_some_and(|most| standing.payments_last_hour >= most) {
+        let text = "as many payments as an hour may have";
+        return Err(Refusal { retry_at: Some(standing.hour_frees_at), ..refuse("payment_rate", text) });
+    }
     if standing.balance < policy.limits.reserve_msat.saturating_add(cost) {
         return Err(refuse("reserve", "the balance above the policy's reserve does not pay for an inference"));
     }
@@ -135,9 +156,12 @@ mod tests {
             desired in 0_usize..2, custody in 0_usize..3, hosting in 0_usize..4, life in 0_usize..5, has_policy: bool,
             settled in 0_u64..20_000_000, held in 0_u64..20_000_000, balance in 0_u64..20_000_000,
             cheapest in prop::option::of(0_u64..2_000_000), ticks in 0_u32..100, new: bool, pick in 0_usize..5,
-            left in prop::option::of(0_u32..2),
+            left in prop::option::of(0_u32..2), frozen in prop::bool::weighted(0.2),
+            month in 0_u64..40_000_000, month_limit in prop::option::of(10_000_000_u64..40_000_000),
+            payments in 0_u32..20, rate in prop::option::of(1_u32..20),
         ) {
-            let policy = Policy::default_for(Npub::from_bytes([1; 32]));
+            let mut policy = Policy { frozen, ..Policy::default_for(Npub::from_bytes([1; 32])) };
+            (policy.limits.month_msat, policy.limits.payments_per_hour) = (month_limit.map(Msat::new), rate);
             let trigger = [Trigger::Heartbeat, Trigger::Mention, Trigger::Dm, Trigger::Zap, Trigger::Manual][pick];
             let standing = Standing {
                 desired: Desired::ALL[desired], custody: CustodyState::ALL[custody], hosting: Hosting::ALL[hosting],
@@ -145,6 +169,8 @@ mod tests {
                 day: Counter { settled: Msat::new(settled), held: Msat::new(held) }, balance: Msat::new(balance),
                 cheapest: cheapest.map(Msat::new), ticks_last_hour: ticks, ticks_per_hour: 60,
                 hour_frees_at: UnixMs(1), something_new: new, next_day_at: UnixMs(2), ticks_left_today: left,
+                month: Counter { settled: Msat::new(month), held: Msat::ZERO }, next_month_at: UnixMs(3),
+                payments_last_hour: payments,
             };
             if pass(&standing, trigger).is_ok() {
                 prop_assert_eq!(standing.desired, Desired::Running);
@@ -153,6 +179,9 @@ mod tests {
                 prop_assert!(has_policy && lifecycle::admits(standing.lifecycle, trigger));
                 prop_assert!(ticks < 60 && left != Some(0));
                 prop_assert!(settled + held + cheapest.unwrap_or(0) <= policy.limits.day_msat.as_u64());
+                prop_assert!(!frozen);
+                prop_assert!(month_limit.is_none_or(|limit| month + cheapest.unwrap_or(0) <= limit));
+                prop_assert!(rate.is_none_or(|rate| payments < rate));
                 prop_assert!(balance >= cheapest.unwrap_or(0));
                 prop_assert!(new || trigger != Trigger::Heartbeat);
             }

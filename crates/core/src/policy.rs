@@ -3,7 +3,7 @@
 //! The document is the content of one event that the owner signs (kind 30078). Workers obey nothing else. The rules
 //! here are pure: they take the document and what is known, and allow, refuse or ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,15 @@ pub struct Limits {
     pub reserve_msat: Msat,
     /// A payment above this asks. Inference never asks: a provider that quotes more is refused.
     pub approval_threshold_msat: Msat,
+    /// One payment with its fee reserve; none for no bound but the tick's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment_msat: Option<Msat>,
+    /// One calendar month (UTC), counted from when this is first set; none for no bound but the days'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub month_msat: Option<Msat>,
+    /// Payments begun within any hour; none for no bound but `ticks_per_hour`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payments_per_hour: Option<u32>,
     /// Invoices that expire further ahead than this are refused. Seconds, 60 to 86,400.
     pub invoice_expiry_max_secs: u32,
 }
@@ -58,6 +67,9 @@ impl Default for Limits {
             day_msat: Msat::sats(10_000),
             reserve_msat: Msat::ZERO,
             approval_threshold_msat: Msat::sats(500),
+            payment_msat: None,
+            month_msat: None,
+            payments_per_hour: None,
             invoice_expiry_max_secs: 3_600,
         }
     }
@@ -141,6 +153,15 @@ pub struct Policy {
     /// Who may read events, trajectory and approvals beside the owner.
     #[serde(default)]
     pub readers: BTreeSet<Npub>,
+    /// The agent does nothing: it thinks, signs and spends no more until a later version thaws it. Its owner can still withdraw.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
+    /// Kinds of actions that it may do; empty means all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub actions: BTreeSet<ActionKind>,
+    /// Whose delegations it works under, and for which skills (`<id>:<version>`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub delegations: BTreeMap<Npub, BTreeSet<String>>,
     /// Readers that are new get the keys of what was before them as well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reader_history: bool,
@@ -176,6 +197,9 @@ impl Policy {
             blocked: BTreeSet::new(),
             listed_only: false,
             readers: BTreeSet::new(),
+            frozen: false,
+            actions: BTreeSet::new(),
+            delegations: BTreeMap::new(),
             reader_history: false,
             publish: BTreeSet::new(),
         }
@@ -205,6 +229,15 @@ impl Policy {
         }
         if self.limits.tick_msat > self.limits.day_msat {
             return fail("limits.tick_msat", "must not be more than limits.day_msat");
+        }
+        if self.limits.month_msat.is_some_and(|month| month < self.limits.day_msat) {
+            return fail("limits.month_msat", "must not be less than limits.day_msat");
+        }
+        if self.limits.payments_per_hour == Some(0) {
+            return fail("limits.payments_per_hour", "use 1 or more, or `frozen` for none at all");
+        }
+        if self.delegations.len() > 500 || self.delegations.values().any(|scopes| scopes.len() > 100) {
+            return fail("delegations", "at most 500 parents, with 100 skills each");
         }
         if [self.listed.len(), self.blocked.len(), self.readers.len(), self.compute.providers.len()]
             .iter()
@@ -253,6 +286,12 @@ pub struct Ground {
 /// What the agent keeps (goals, memory) outlives the tick and is read in ticks of the owner's: strangers get to
 /// change it only where the owner chose full autonomy.
 pub fn judge(policy: &Policy, owner: &Npub, action: &Action, ground: Ground) -> Verdict {
+    if policy.frozen {
+        return Verdict::Refuse("the agent is frozen");
+    }
+    if !policy.actions.is_empty() && action.kind() != ActionKind::None && !policy.actions.contains(&action.kind()) {
+        return Verdict::Refuse("the policy does not allow this kind of action");
+    }
     match (policy.autonomy, action.kind()) {
         (_, ActionKind::None)
         | (Autonomy::Autonomous, ActionKind::UpdateGoal | ActionKind::AddMemory | ActionKind::SummariseMemory) => {
@@ -284,6 +323,9 @@ pub fn judge(policy: &Policy, owner: &Npub, action: &Action, ground: Ground) -> 
 
 fn judge_zap(policy: &Policy, owner: &Npub, action: &Action) -> Verdict {
     let Some(amount) = action.amount() else { return Verdict::Refuse("a zap without an amount") };
+    if policy.limits.payment_msat.is_some_and(|most| amount > most) {
+        return Verdict::Refuse("more than one payment may be");
+    }
     if amount > policy.limits.tick_msat || amount > policy.limits.day_msat {
         return Verdict::Refuse("more than the limits allow");
     }
@@ -307,6 +349,10 @@ pub enum QuoteRefused {
     Threshold,
     #[error("price is above the tick limit")]
     TickLimit,
+    #[error("price is above what one payment may be")]
+    PaymentLimit,
+    #[error("the agent is frozen")]
+    Frozen,
     #[error("price would leave less than the reserve")]
     Reserve,
     #[error("provider reads only clear requests, which the policy does not allow")]
@@ -322,6 +368,12 @@ pub fn judge_quote(
     tick_spent: Msat,
     balance: Msat,
 ) -> Result<(), QuoteRefused> {
+    if policy.frozen {
+        return Err(QuoteRefused::Frozen);
+    }
+    if policy.limits.payment_msat.is_some_and(|most| cost > most) {
+        return Err(QuoteRefused::PaymentLimit);
+    }
     if !policy.allows_provider(provider) {
         return Err(QuoteRefused::Provider);
     }
@@ -354,6 +406,7 @@ mod tests {
         let policy = Policy::default_for(AGENT);
         let text = serde_json::to_string(&policy).unwrap();
         assert_eq!(Policy::parse(&text).unwrap(), policy);
+        assert!(!text.contains("frozen") && !text.contains("month_msat"), "an older worker reads it: {text}");
         let odd = text.replacen('{', r#"{"limitz":1,"#, 1);
         assert!(matches!(Policy::parse(&odd), Err(InvalidPolicy::Malformed(_))));
         let threshold = text.replace("\"sealed\"", "\"threshold\"");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::approval::Waiting;
+use crate::availability::Month;
 use crate::id::{Hash32, Npub};
 use crate::money::Msat;
 use crate::time::UnixMs;
@@ -59,6 +60,8 @@ pub struct AgentState {
     pub policy_digest: Option<Hash32>,
     /// Spend of the current day at the last commit. The worker believes the larger of this and the counter.
     pub spend: WindowSpend,
+    /// The same of the calendar month (`day` is `yyyymm`), where the policy limits it.
+    pub month: WindowSpend,
     /// The last `created_at` signed for each address (`kind:d`), in seconds: strictly increasing.
     pub created_at: BTreeMap<String, i64>,
     /// Messages already acted on, by inner id (a gift wrap has a fresh outer id each time it is sent).
@@ -222,6 +225,16 @@ impl AgentState {
     /// What was settled on a day, as this state knows it.
     pub fn spent_on(&self, day: i64) -> Msat {
         if self.spend.day == day { self.spend.settled } else { Msat::ZERO }
+    }
+
+    /// Believes the larger of a month's counter and what this state remembers; what the counter lacks, if it lacks some.
+    pub fn believe_month(&mut self, month: Month, counter: Msat) -> Option<Msat> {
+        if self.month.day > month.0 {
+            return None;
+        }
+        let known = if self.month.day == month.0 { self.month.settled } else { Msat::ZERO };
+        self.month = WindowSpend { day: month.0, settled: known.max(counter) };
+        (known > counter).then(|| known.saturating_sub(counter))
     }
 
     pub fn add_spend(&mut self, day: i64, amount: Msat) {

@@ -182,7 +182,16 @@ pub fn limits(dice: &Dice, poor: bool) -> Limits {
     let sats = |low, high| Msat::sats(dice.between(low, high));
     if poor {
         let tick = sats(20, 80);
-        return Limits { tick_msat: tick, day_msat: tick.saturating_add(sats(0, 150)), ..Limits::default() };
+        let day = tick.saturating_add(sats(0, 150));
+        let month = dice.chance(500).then(|| day.saturating_add(sats(0, 50)));
+        return Limits { tick_msat: tick, day_msat: day, month_msat: month, ..Limits::default() };
     }
-    Limits { tick_msat: sats(200, 1_000), day_msat: sats(5_000, 10_000), ..Limits::default() }
+    let (payment, rate) = (dice.chance(300).then(|| sats(100, 300)), dice.chance(200).then(|| dice.between(3, 60)));
+    Limits {
+        tick_msat: sats(200, 1_000),
+        day_msat: sats(5_000, 10_000),
+        payment_msat: payment,
+        payments_per_hour: rate.and_then(|rate| u32::try_from(rate).ok()),
+        ..Limits::default()
+    }
 }

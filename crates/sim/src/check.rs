@@ -243,8 +243,11 @@ async fn money(world: &World, owned: &Agent) -> Result<(), StoreError> {
         let limit = match window {
             Window::Day(_) => owned.limits.day_msat,
             Window::Tick(_) => owned.limits.tick_msat,
+            Window::Month(_) => owned.limits.month_msat.unwrap_or(Msat::MAX),
+            Window::Delegation(_) => Msat::MAX,
         };
-        let kind = if matches!(window, Window::Day(_)) { "day" } else { "tick" };
+        let key = window.key();
+        let kind = key.split(':').next().unwrap_or_default();
         if counter.used() > limit {
             world.trace.violated(format_args!("{}: a {kind} spent {} of {limit}", owned.name, counter.used()));
         }

@@ -46,12 +46,3 @@ pub(crate) fn count(npub: Npub, window: &Window, spent: Msat) -> Statement {
         params![npub, window.key(), spent],
     )
 }
-
-pub(crate) fn parse_window(key: &str) -> Option<Window> {
-    let (kind, value) = key.split_once(':')?;
-    match kind {
-        "day" => value.parse().ok().map(Window::Day),
-        "tick" => value.parse().ok().map(Window::Tick),
-        _ => None,
-    }
-}

@@ -4,7 +4,7 @@ use nexus_core::budget::{Counter, Window};
 use nexus_core::{Generation, Npub, TickId, WorkerId};
 
 use crate::batch::params;
-use crate::{Batch, Fence, Result, Statement, Store, budget, dialect};
+use crate::{Batch, Fence, Result, Statement, Store, dialect};
 
 /// Rows of one answer at most.
 const MAX_ROWS: u32 = 10_000;
@@ -99,7 +99,7 @@ pub async fn windows(store: &Store, npub: Npub) -> Result<Vec<(Window, Counter)>
     let sql = "SELECT win, settled_msat, held_msat FROM budget WHERE npub = ?1 ORDER BY win LIMIT ?2";
     store
         .rows("look at budgets", sql, params![npub, MAX_ROWS], |row| {
-            let window = row.parse(budget::parse_window)?;
+            let window = row.parse(Window::parse)?;
             Ok((window, Counter { settled: row.get()?, held: row.get()? }))
         })
         .await

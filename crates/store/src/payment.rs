@@ -4,8 +4,7 @@ use nexus_core::budget::{Counter, Window};
 use nexus_core::payment::PaymentState;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
-use crate::batch::{params, words};
-use crate::budget;
+use crate::batch::{Lock, params, words};
 use crate::row::Columns;
 use crate::side::PaymentMove;
 use crate::{Conflict, Fence, Result, Statement, Store, Verdict};
@@ -136,7 +135,7 @@ fn payment_row(row: &mut Columns) -> Result<Payment> {
         attempt: row.get()?,
         dispatched_by: row.get()?,
         tick: row.get()?,
-        windows: row.parse(|text| text.split(',').filter(|key| !key.is_empty()).map(budget::parse_window).collect())?,
+        windows: row.parse(|text| text.split(',').filter(|key| !key.is_empty()).map(Window::parse).collect())?,
         payee: row.get()?,
         preimage: row.get()?,
         note: row.get()?,
@@ -144,6 +143,24 @@ fn payment_row(row: &mut Columns) -> Result<Payment> {
         created_at: row.get()?,
         updated_at: row.get()?,
     })
+}
+
+/// How many payments an agent began since.
+pub async fn begun_since(store: &Store, npub: Npub, since: UnixMs) -> Result<u32> {
+    let sql = "SELECT COUNT(*) FROM payment WHERE npub = ?1 AND created_at > ?2";
+    Ok(store.row("count payments", sql, params![npub, since], |row| row.get()).await?.unwrap_or(0))
+}
+
+/// Refuses the batch when `most` were begun since. Whoever begins another waits for this one.
+pub(crate) fn fewer_than(npub: Npub, since: UnixMs, most: u32) -> Vec<Statement> {
+    let count = "SELECT 1 WHERE (SELECT COUNT(*) FROM payment WHERE npub = ?1 AND created_at > ?2) < ?3";
+    vec![
+        Statement::read("SELECT 1 FROM agent WHERE npub = ?1", params![npub])
+            .lock(Lock::Update)
+            .one_or_conflict(Conflict::NoAgent),
+        Statement::read(count, params![npub, since, most])
+            .one_or_conflict(Conflict::Budget { window: "payments_per_hour".to_owned() }),
+    ]
 }
 
 impl NewPayment {

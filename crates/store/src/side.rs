@@ -21,6 +21,11 @@ pub enum Side {
         amount: Msat,
         limit: Msat,
     },
+    /// Fewer than `most` payments were begun since `since`, else `Conflict::Budget`.
+    PaymentsWithin {
+        since: UnixMs,
+        most: u32,
+    },
     /// Gives a hold back, else `Conflict::BudgetHold`.
     ReleaseBudget {
         window: Window,
@@ -106,6 +111,7 @@ impl Side {
     ) -> Result<Vec<Statement>, crate::Conflict> {
         Ok(match self {
             Self::ReserveBudget { window, amount, limit } => vec![budget::reserve(npub, window, *amount, *limit)],
+            Self::PaymentsWithin { since, most } => crate::payment::fewer_than(npub, *since, *most),
             Self::ReleaseBudget { window, amount } => vec![budget::settle(npub, window, *amount, Msat::ZERO)],
             Self::SettleBudget { window, held, spent } => vec![budget::settle(npub, window, *held, *spent)],
             Self::Noticed { code } => vec![agent::noticed_statement(npub, code.clone(), now)],

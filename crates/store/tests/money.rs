@@ -6,6 +6,7 @@ mod common;
 mod suite;
 
 use common::{ALICE, Kind, NOW, World, new_payment, sql, tick_id};
+use nexus_core::availability::Month;
 use nexus_core::budget::{Counter, Window};
 use nexus_core::payment::PaymentState::{self, *};
 use nexus_core::{Hash32, Msat};
@@ -179,7 +180,36 @@ async fn windows_are_forgotten_when_nothing_holds(world: World) {
     assert!(windows.contains('1'), "the first tick's alone: {windows}");
 }
 
+/// Fifty at once: as many as the rate and the month allow, on every engine, also when it is opened again.
+async fn a_rate_and_a_month_hold_against_a_crowd(world: World) {
+    let month = Window::Month(Month(202_611));
+    let begin = |n: u8| {
+        let payment = new_payment(n, &format!("job:{n}"));
+        vec![
+            Side::PaymentsWithin { since: NOW.plus_ms(-3_600_000), most: 7 },
+            Side::ReserveBudget { window: month, amount: Msat::new(10), limit: Msat::new(1_000) },
+            Side::InsertPayment(payment),
+        ]
+    };
+    let crowd = (1..=50).map(|n| apply(&world, begin(n)));
+    let begun = futures_util::future::join_all(crowd).await;
+    let granted = begun.iter().filter(|result| result.is_ok()).count();
+    for refused in begun.into_iter().filter_map(Result::err) {
+        assert!(matches!(refused.conflict(), Some(Conflict::Budget { .. })), "{refused}");
+    }
+    let hour_ago = NOW.plus_ms(-3_600_000);
+    assert_eq!((granted, payment::begun_since(&world.store, ALICE, hour_ago).await.unwrap()), (7, 7));
+    assert_eq!(payment::counter(&world.store, ALICE, month).await.unwrap().held, Msat::new(70));
+    assert_eq!(payment::begun_since(&world.store, ALICE, NOW.plus_ms(60_000)).await.unwrap(), 0);
+
+    let hold = |amount| vec![Side::ReserveBudget { window: month, amount: Msat::new(amount), limit: Msat::new(100) }];
+    let crowd = (0..50).map(|_| apply(&world, hold(4)));
+    let granted = futures_util::future::join_all(crowd).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!((granted, payment::counter(&world.store, ALICE, month).await.unwrap().held), (7, Msat::new(98)));
+}
+
 suite::suite!(
+    a_rate_and_a_month_hold_against_a_crowd,
     a_payment_from_hold_to_settlement,
     one_intent_for_each_step_and_hash,
     only_the_machines_arrows,

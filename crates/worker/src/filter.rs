@@ -10,6 +10,7 @@ use nexus_store::agent::Agent;
 use nexus_store::inbox::Item;
 use nostr::event::Event;
 
+use crate::delegation;
 use crate::error::TurnError;
 use crate::host::Host;
 use crate::secrets::signer_problem;
@@ -105,6 +106,11 @@ pub(crate) async fn open(opened: &Opened, item: &Item) -> Result<Taken, Closed> 
                 (Stimulus { text, ..stimulus }, invoice.hash)
             } else {
                 let effect = nostr_trigger::effect_id(&stimulus, &event);
+                let text = match delegation::read(&event) {
+                    Some(read) => delegation::said(&read?),
+                    None => stimulus.text,
+                };
+                let stimulus = Stimulus { text, ..stimulus };
                 (stimulus, effect)
             };
             let effect = Some(effect);
@@ -158,7 +164,9 @@ pub(crate) async fn sift(host: &Host, opened: &Opened, agent: &Agent, item: &Ite
     }
     let event = row.event.as_ref();
     let judged = event
-        .map_or(Ok(()), |event| zap::check(host, opened, event))
+        .map_or(Ok(()), |event| {
+            zap::check(host, opened, event).and_then(|()| delegation::check(opened, event, host.now()))
+        })
         .and_then(|()| judge(host, opened, &agent.config, &row, taken, host.now()));
     if let Err(why) = judged {
         return Sifted::Discard(why);

@@ -1,5 +1,6 @@
 //! One agent's writes under the fence: shorthand for what every step of a turn does.
 
+use nexus_core::availability::Month;
 use nexus_core::budget::Window;
 use nexus_core::event::EventBody;
 use nexus_core::payment::PaymentState;
@@ -11,8 +12,10 @@ use nexus_store::payment::Payment;
 use nexus_store::side::{PaymentMove, Side};
 use nexus_store::{Fence, journal};
 
+use crate::delegation;
 use crate::error::TurnError;
 use crate::host::Host;
+use crate::tick::Run;
 use crate::vitals::payment_states;
 
 /// Who writes, for whom, at which generation.
@@ -111,10 +114,19 @@ pub(crate) fn payment_event(hash: Hash32, state: PaymentState, amount: Msat, fee
     }
 }
 
-/// The windows that a payment of a tick is counted in: its own, and the day on which it began. The state that it commits
-/// counts the same day, also when midnight passes on the way.
-pub(crate) fn windows(tick: nexus_core::TickId, began_at: UnixMs) -> Vec<Window> {
-    vec![Window::Tick(tick), Window::day_of(began_at)]
+/// The windows that a payment of a tick is counted in, with their limits: its own, the day and, where that is limited, the
+/// month in which it began, and the delegation that it is for. The state that it commits counts the same day, also when
+/// midnight passes on the way.
+pub(crate) fn windows(run: &Run<'_>) -> Vec<(Window, Msat)> {
+    let Some(policy) = run.opened.policy() else { return Vec::new() };
+    let (limits, began_at) = (&policy.limits, run.tick.began_at);
+    let mut windows = vec![(Window::Tick(run.id), limits.tick_msat), (Window::day_of(began_at), limits.day_msat)];
+    windows.extend(limits.month_msat.map(|limit| (Window::Month(Month::of(began_at)), limit)));
+    windows.extend(
+        delegation::of(&run.taken)
+            .map(|delegation| (delegation::window(&delegation), delegation.max_amount.unwrap_or_default())),
+    );
+    windows
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod beat;
 mod config;
 mod custody;
 mod decide;
+mod delegation;
 mod drain;
 mod error;
 mod faults;

@@ -82,7 +82,11 @@ impl Market {
         let offers = self.offers(host, relays, false).await;
         candidates(offers, policy, network)
             .into_iter()
-            .map(|candidate| candidate.quote.saturating_add(fee_allowance(candidate.quote)))
+            .filter_map(|candidate| {
+                let cost = candidate.quote.saturating_add(fee_allowance(candidate.quote));
+                let provider = &candidate.offer.provider;
+                judge_quote(policy, provider, cost, candidate.encrypted, Msat::ZERO, Msat::MAX).is_ok().then_some(cost)
+            })
             .min()
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use nexus_core::budget::Window;
 use nexus_core::payment::{Asker, Outcome, PaymentState, conclude};
 use nexus_core::policy::judge_quote;
 use nexus_core::tick::{ActionOutcome, Bill, Effect, Failure, Record, Request, SignedEvent};
@@ -27,6 +28,8 @@ use crate::secrets::signer_problem;
 use crate::tick::{Run, acted};
 use crate::wallet::WALLET_TIMEOUT;
 
+/// Within which payments are counted for a rate.
+const HOUR_MS: i64 = 3_600_000;
 /// A resumed wait lasts at least this long, however old the request is: the answer may be stored already.
 const RESUMED_WAIT_MS: i64 = 10_000;
 /// How long a tick waits for a payment that is in flight before recovery takes it over.
@@ -287,16 +290,12 @@ async fn accept(run: &Run<'_>, request: &Request, bolt11: &str) -> Result<Result
 /// Binds the invoice to the job, holds the budget and writes the payment's intent, in one batch.
 async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(), TurnError> {
     let Some(policy) = run.opened.policy() else { return Err(TurnError::Interrupted) };
-    let limits = policy.limits.clone();
-    let windows = windows(run.id, run.tick.began_at);
-    let mut side = Vec::new();
-    for window in &windows {
-        let limit = match window {
-            nexus_core::budget::Window::Tick(_) => limits.tick_msat,
-            nexus_core::budget::Window::Day(_) => limits.day_msat,
-        };
-        side.push(Side::ReserveBudget { window: *window, amount: bill.hold(), limit });
-    }
+    let windows = windows(run);
+    let hold = |&(window, limit): &(Window, Msat)| Side::ReserveBudget { window, amount: bill.hold(), limit };
+    let mut side: Vec<Side> = windows.iter().map(hold).collect();
+    let since = run.pen.now().plus_ms(-HOUR_MS);
+    side.extend(policy.limits.payments_per_hour.map(|most| Side::PaymentsWithin { since, most }));
+    let windows = windows.into_iter().map(|(window, _)| window).collect();
     side.push(Side::InsertPayment(NewPayment {
         hash: bill.hash,
         step: step(run, request.attempt),
@@ -506,7 +505,8 @@ async fn pay_again(run: &Run<'_>, request: &Request) -> Result<(), TurnError> {
         let Ok(UpdateBody::Feedback(feedback)) = update.map(|update| update.body) else { continue };
         let Some(bolt11) = feedback.bolt11 else { continue };
         let Ok(bill) = accept(run, request, &bolt11).await? else { continue };
-        let (pen, windows) = (&run.pen, windows(run.id, run.tick.began_at));
+        let windows: Vec<Window> = windows(run).into_iter().map(|(window, _)| window).collect();
+        let pen = &run.pen;
         if payment::get(&pen.host.store, pen.npub, bill.hash).await?.is_some() {
             continue;
         }

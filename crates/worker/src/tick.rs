@@ -343,7 +343,7 @@ impl Run<'_> {
         };
         match (spendable, self.ending) {
             (true, true) => Some(Failure::Stopped),
-            (true, false) if self.opened.policy().is_none() => Some(Failure::PolicyRefused),
+            (true, false) if self.opened.policy().is_none_or(|policy| policy.frozen) => Some(Failure::PolicyRefused),
             (true, false) if self.timed_out() => Some(Failure::Timeout),
             (true | false, _) => None,
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use nexus_bus::Wake;
-use nexus_core::availability::Missed;
-use nexus_core::budget::{Window, believe};
+use nexus_core::availability::{Missed, Month};
+use nexus_core::budget::{Counter, Window, believe};
 use nexus_core::gate::{self, Refusal, Standing};
 use nexus_core::lifecycle::{self, Lifecycle};
 use nexus_core::policy::Custody;
@@ -18,7 +18,9 @@ use nexus_store::agent::{self, Agent, Change};
 use nexus_store::event::NewEvent;
 use nexus_store::invoice_watch::InvoiceWatch;
 use nexus_store::tick::Skip;
-use nexus_store::{Conflict, StoreError, inbox, invoice_watch, payment, placement, tick as ticks, wallet_request};
+use nexus_store::{
+    Conflict, Side, StoreError, inbox, invoice_watch, payment, placement, tick as ticks, wallet_request,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::TurnError;
@@ -30,8 +32,8 @@ use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
 use crate::{
-    approval, custody, funds, notice, profile, public, readers, recover, rest, restored, rollback, schedules, tick,
-    wallet, withdraw, zap,
+    approval, custody, delegation, funds, notice, profile, public, readers, recover, rest, restored, rollback,
+    schedules, tick, wallet, withdraw, zap,
 };
 
 /// What becomes of the agent's seat.
@@ -273,8 +275,10 @@ async fn attempt(
         return Err(TurnError::parked(problem.code, problem.text.clone(), POLICY_RETRY_MS));
     }
     readers::tend(&pen, &mut opened).await?;
-    profile::announce(&pen, &agent, &mut opened).await?;
-    public::announce(&pen, &mut agent, &mut opened).await?;
+    if opened.policy().is_some_and(|policy| !policy.frozen) {
+        profile::announce(&pen, &agent, &mut opened).await?;
+        public::announce(&pen, &mut agent, &mut opened).await?;
+    }
     let outdated =
         |reason: &Reason| reason.code != "no_provider" && !gate::STANDING_REASONS.contains(&reason.code.as_str());
     if agent.reason.as_ref().is_some_and(outdated) {
@@ -367,7 +371,7 @@ async fn live(
         return Err(TurnError::parked(wallet::UNREACHABLE, text, 10_000));
     }
     let trigger = cause(agent.lifecycle, &taken).unwrap_or(trigger);
-    match gate(&pen, &agent, opened, trigger).await? {
+    match gate(&pen, &agent, opened, trigger, &taken).await? {
         Ok(()) => {}
         Err(refusal) => {
             let rests = refusal.code == rest::NOTHING_NEW;
@@ -441,6 +445,9 @@ async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &mut Opened) -> Result
             break;
         }
         match sift(host, opened, agent, &item, &taken).await {
+            // A delegation's tick is for it alone: its limit is the tick's.
+            Sifted::Keep(_) if delegation::of(&taken).is_some() => break,
+            Sifted::Keep(row) if !taken.is_empty() && is_delegation(&row) => break,
             Sifted::Keep(row) if room.take(&row.stimulus) => taken.push(*row),
             // In their order: a short one does not overtake.
             Sifted::Keep(_) => break,
@@ -454,12 +461,17 @@ async fn sift_inbox(pen: &Pen<'_>, agent: &Agent, opened: &mut Opened) -> Result
     Ok(taken)
 }
 
+fn is_delegation(row: &Taken) -> bool {
+    row.event.as_ref().is_some_and(|event| delegation::read(event).is_some())
+}
+
 /// The one gate on every wake path.
 async fn gate(
     pen: &Pen<'_>,
     agent: &Agent,
-    opened: &Opened,
+    opened: &mut Opened,
     trigger: Trigger,
+    taken: &[Taken],
 ) -> Result<Result<(), Refusal>, TurnError> {
     let host = pen.host;
     let now = host.now();
@@ -470,6 +482,16 @@ async fn gate(
     {
         return Err(TurnError::parked("budget_tampered", found.to_string(), 60_000));
     }
+    let (month, limits) = (Month::of(now), opened.policy().map(|policy| policy.limits.clone()).unwrap_or_default());
+    let spent_in_month = match limits.month_msat {
+        Some(_) => spent_in(pen, opened, month).await?,
+        None => Counter::default(),
+    };
+    let hour_ago = UnixMs(now.0 - 3_600_000);
+    let payments_last_hour = match limits.payments_per_hour {
+        Some(_) => payment::begun_since(&host.store, pen.npub, hour_ago).await?,
+        None => 0,
+    };
     let network = host.wallets.network();
     let relays = profile::relays(host, agent);
     let thinks = trigger != Trigger::Approval;
@@ -485,9 +507,12 @@ async fn gate(
         lifecycle: agent.lifecycle,
         policy: opened.policy(),
         day,
+        month: spent_in_month,
+        next_month_at: month.after().start(),
+        payments_last_hour,
         balance: agent.balance.unwrap_or(Msat::ZERO),
         cheapest,
-        ticks_last_hour: ticks::count_since(&host.store, pen.npub, UnixMs(now.0 - 3_600_000)).await?,
+        ticks_last_hour: ticks::count_since(&host.store, pen.npub, hour_ago).await?,
         ticks_per_hour: agent.config.ticks_per_hour,
         hour_frees_at: now.plus_ms(60_000),
         something_new: agent.config.heartbeat_when == nexus_core::agent::HeartbeatWhen::Always
@@ -505,6 +530,14 @@ async fn gate(
     if let Err(refusal) = gate::pass(&standing, trigger) {
         return Ok(Err(refusal));
     }
+    if let Some(delegation) = delegation::of(taken) {
+        let spent = payment::counter(&host.store, pen.npub, delegation::window(&delegation)).await?;
+        let cost = cheapest.unwrap_or(Msat::ZERO).max(Msat::new(1));
+        if !spent.admits(cost, delegation.max_amount.unwrap_or_default()) {
+            let text = "what the delegation allows does not pay for an inference";
+            return Ok(Err(Refusal { code: "delegation_spent", text, retry_at: None, keep: false }));
+        }
+    }
     if thinks && cheapest.is_none() {
         return Ok(Err(Refusal {
             code: "no_provider",
@@ -514,6 +547,18 @@ async fn gate(
         }));
     }
     Ok(Ok(()))
+}
+
+/// What a month has counted. The encrypted state remembers it too: a counter that was lowered, or stayed behind when the agent
+/// moved, is raised to that.
+async fn spent_in(pen: &Pen<'_>, opened: &mut Opened, month: Month) -> Result<Counter, TurnError> {
+    let window = Window::Month(month);
+    let mut counter = payment::counter(&pen.host.store, pen.npub, window).await?;
+    if let Some(amount) = opened.state.believe_month(month, counter.settled) {
+        pen.apply(vec![Side::CountSpent { window, amount }]).await?;
+        counter.settled = counter.settled.saturating_add(amount);
+    }
+    Ok(counter)
 }
 
 /// What follows for an agent's clock when a trigger was refused.

@@ -187,7 +187,7 @@ fn etag(agent: &Agent) -> String {
 }
 
 /// Fields that the owner signs for.
-const POLICY_FIELDS: [&str; 11] = [
+const POLICY_FIELDS: [&str; 14] = [
     "limits",
     "autonomy",
     "listed",
@@ -199,6 +199,9 @@ const POLICY_FIELDS: [&str; 11] = [
     "readers",
     "reader_history",
     "publish",
+    "frozen",
+    "actions",
+    "delegations",
 ];
 
 fn changed_config(old: &AgentConfig, patch: Option<Value>) -> Answer<AgentConfig> {

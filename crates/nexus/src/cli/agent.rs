@@ -51,6 +51,16 @@ pub enum AgentCommand {
     Set(ConfigArgs),
     /// Show or change the signed policy: limits, autonomy, allow-lists
     Policy(PolicyArgs),
+    /// Stop everything it does, by your signature: it thinks, signs and spends no more
+    Freeze {
+        /// Name or npub
+        agent: String,
+    },
+    /// Let a frozen agent go on
+    Thaw {
+        /// Name or npub
+        agent: String,
+    },
     /// Give its key to the worker that has it now (attended custody)
     Unlock(UnlockArgs),
     /// What waits for your decision

@@ -45,6 +45,8 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Balance { agent } => fund::balance(&session, &agent).await,
         AgentCommand::Set(args) => change::run(&session, &args).await,
         AgentCommand::Policy(args) => policy::run(&session, &args).await,
+        AgentCommand::Freeze { agent } => policy::freeze(&session, &agent, true).await,
+        AgentCommand::Thaw { agent } => policy::freeze(&session, &agent, false).await,
         AgentCommand::Unlock(args) => unlock::run(&session, &args).await,
         AgentCommand::Approvals(args) => approval::list(&session, &args).await,
         AgentCommand::Approve(args) => approval::answer(&session, &args, Answer::Approved).await,
@@ -80,6 +82,8 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Balance { .. }
         | AgentCommand::Set(_)
         | AgentCommand::Policy(_)
+        | AgentCommand::Freeze { .. }
+        | AgentCommand::Thaw { .. }
         | AgentCommand::Unlock(_)
         | AgentCommand::Export(_)
         | AgentCommand::Import(_)

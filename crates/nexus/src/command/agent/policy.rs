@@ -30,6 +30,17 @@ pub async fn run(session: &Session, args: &PolicyArgs) -> anyhow::Result<()> {
     sign(session, &npub, current.as_ref(), &next).await
 }
 
+/// `nexus agent freeze` and `thaw`: the next version of the policy, and nothing else in it changed.
+pub async fn freeze(session: &Session, agent: &str, frozen: bool) -> anyhow::Result<()> {
+    let npub = session.agent(agent).await?;
+    let owner = session.context.owner.as_ref().map(nexus_client::OwnerKey::npub);
+    let owner = owner.ok_or_else(|| Error::NoOwnerKey(session.context.name.clone()))?;
+    let current = policy::stored(&session.api, &npub, &owner).await?.map(|signed| signed.policy);
+    let before = current.clone().unwrap_or_else(|| Policy::default_for(npub));
+    let version = current.as_ref().map_or(1, |policy| policy.version + 1);
+    sign(session, &npub, current.as_ref(), &Policy { version, frozen, ..before }).await
+}
+
 fn show(session: &Session, current: Option<&Policy>) -> anyhow::Result<()> {
     let Some(policy) = current else {
         return Err(Error::NotFound(
