@@ -2,6 +2,8 @@
 //!
 //! Everything read here was written by somebody outside: it is data for a filter and a gate, never an instruction.
 
+use std::collections::BTreeSet;
+
 use nexus_core::trigger::{Stimulus, Trigger};
 use nexus_core::{Hash32, Npub, UnixMs};
 use nexus_seal::{Signer, SignerError};
@@ -135,19 +137,24 @@ fn zap_stimulus(receipt: &Event, me: &Npub) -> Result<Stimulus, TriggerError> {
     Ok(Stimulus { sender: Some(zap.sender), text: zap.comment, ..stimulus(receipt, Trigger::Zap, String::new()) })
 }
 
-/// What to ask a relay for on behalf of some agents, at most 500 keys a filter.
+/// What to ask a relay of others for on behalf of some agents, at most 500 keys a filter: public kinds and those that the
+/// agents ask for, or private messages alone, which many relays show to nobody but their reader.
 ///
 /// Gift wraps have their own filter: their times are blurred, so theirs always reaches three days back.
-pub fn filters(agents: &[Npub], since: i64, now: i64) -> Vec<Filter> {
+pub fn filters(agents: &[Npub], kinds: &BTreeSet<u16>, private: bool, since: i64, now: i64) -> Vec<Filter> {
     const SHARD: usize = 500;
     let seconds = |at: i64| Timestamp::from_secs(u64::try_from(at).unwrap_or(0));
-    let open = [kinds::NOTE, kinds::COMMENT, kinds::LEGACY_DM, kinds::ZAP_RECEIPT, kinds::APPROVAL].map(Kind::from_u16);
+    let public = [kinds::NOTE, kinds::COMMENT, kinds::ZAP_RECEIPT, kinds::APPROVAL];
+    let open: BTreeSet<Kind> = public.iter().chain(kinds).copied().map(Kind::from_u16).collect();
     let mut filters = Vec::new();
     for shard in agents.chunks(SHARD) {
-        let keys: Vec<_> = shard.iter().map(event::public_key).collect();
-        filters.push(Filter::new().kinds(open).pubkeys(keys.clone()).since(seconds(since)));
-        let wraps = Filter::new().kind(Kind::from_u16(kinds::GIFT_WRAP)).pubkeys(keys);
-        filters.push(wraps.since(seconds(now - 3 * 86_400)));
+        let to = Filter::new().pubkeys(shard.iter().map(event::public_key));
+        if private {
+            filters.push(to.clone().kind(Kind::from_u16(kinds::LEGACY_DM)).since(seconds(since)));
+            filters.push(to.kind(Kind::from_u16(kinds::GIFT_WRAP)).since(seconds(now - 3 * 86_400)));
+        } else {
+            filters.push(to.kinds(open.clone()).since(seconds(since)));
+        }
     }
     filters
 }

@@ -84,6 +84,26 @@ impl Intake {
         self.keep(live, &agents).await.unwrap_or_else(|error| failed(&error))
     }
 
+    /// Takes a verified event that was found elsewhere: for the inboxes of those it names alone, and once.
+    pub(crate) async fn take_outside(&self, event: &Event, address: IpAddr) -> Result<(), StoreError> {
+        let json = event::to_json(event);
+        let author = event::npub(&event.pubkey);
+        if self.check(event, &json, &HashSet::new()).is_err() || !self.quotas.key_may_write(author, address) {
+            return Ok(());
+        }
+        let (agents, _) = self.parties(event, author).await?;
+        let live = Live { event: event.clone(), json };
+        for item in self.inbox_items(&live, &agents) {
+            let npub = item.npub;
+            match inbox::put(&self.store, item).await? {
+                inbox::Put::Stored => self.bus.publish(Wake::Agent { npub }),
+                // A full inbox takes what its agent gets here, and nothing from elsewhere.
+                inbox::Put::Duplicate | inbox::Put::NoAgent | inbox::Put::Full => {}
+            }
+        }
+        Ok(())
+    }
+
     /// What can be said without the database and without arithmetic on curves.
     fn check(&self, event: &Event, json: &str, keys: &HashSet<Npub>) -> Result<(), String> {
         let (config, now) = (&self.config, self.clock.now().secs());

@@ -13,6 +13,7 @@ mod hub;
 mod info;
 mod intake;
 mod message;
+mod outside;
 mod quota;
 mod stored;
 
@@ -28,6 +29,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use nexus_bus::SharedBus;
 use nexus_core::{Clock, Entropy};
+use nexus_nostr::RelayPool;
 use nexus_store::{Store, relay_event};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,8 @@ pub struct RelayParts {
     pub entropy: Arc<dyn Entropy>,
     pub config: RelayConfig,
     pub listener: TcpListener,
+    /// Reaches relays of others that agents name; none listens to none.
+    pub outside: Option<RelayPool>,
     pub shutdown: CancellationToken,
 }
 
@@ -97,9 +101,10 @@ fn authority(url: &str) -> Option<String> {
 /// Serves until `shutdown` is cancelled, then lets running writes finish, at most 5 s. Ready once it is polled: the
 /// listener is already bound.
 pub async fn serve(parts: RelayParts) -> Result<(), RelayError> {
-    let RelayParts { store, bus, clock, entropy, config, listener, shutdown } = parts;
+    let RelayParts { store, bus, clock, entropy, config, listener, outside, shutdown } = parts;
     let relay = relay(store, bus, clock, entropy, config, Some(listener.local_addr()?), shutdown.clone())?;
     let housekeeping = tokio::spawn(housekeeping(relay.clone()));
+    let outside = outside.map(|pool| tokio::spawn(outside::run(relay.clone(), pool)));
     let service = router(relay.clone()).into_make_service_with_connect_info::<Peer>();
     let door = Door::new(listener, relay.quotas.clone(), relay.config.handshake_timeout());
     let served = axum::serve(door, service).with_graceful_shutdown(shutdown.cancelled_owned()).await;
@@ -107,6 +112,9 @@ pub async fn serve(parts: RelayParts) -> Result<(), RelayError> {
     relay.connections.close();
     let _ = tokio::time::timeout(Duration::from_secs(6), relay.connections.wait()).await;
     let _ = housekeeping.await;
+    if let Some(outside) = outside {
+        let _ = outside.await;
+    }
     Ok(served?)
 }
 

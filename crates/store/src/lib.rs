@@ -40,6 +40,7 @@ pub mod installation;
 pub mod invoice_watch;
 pub mod journal;
 pub mod ledger;
+pub mod outside;
 pub mod payment;
 pub mod placement;
 pub mod provider;

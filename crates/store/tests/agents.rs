@@ -11,6 +11,7 @@ use nexus_core::{AccountId, Generation, Hash32, Npub};
 use nexus_store::agent::{self, Change, Filter, StoredPolicy, Wrap};
 use nexus_store::idempotency::{self, Idempotency};
 use nexus_store::invoice_watch::{self, InvoiceWatch};
+use nexus_store::outside::{self, Outside};
 use nexus_store::tick::Commit;
 use nexus_store::token::{self, Token};
 use nexus_store::wallet_request::{self, Answer, MAX_WAITING, WalletRequest};
@@ -323,7 +324,35 @@ async fn an_address_is_one_agents(world: World) {
     assert_eq!(agent::by_address(store, "first").await.unwrap(), None);
 }
 
+async fn who_listens_elsewhere_is_found(world: World) {
+    let store = &world.store;
+    assert_eq!(outside::listening(store, None, 10).await.unwrap(), []);
+    let config = nexus_core::AgentConfig { relays: vec!["wss://relay.example".into()], ..Default::default() };
+    agent::set_config(store, ALICE, 1, "alice", &config, audit("x")).await.unwrap();
+    let odd = nexus_core::AgentConfig { about: r#""relays":["#.into(), ..Default::default() };
+    agent::set_config(store, BOB, 1, "bob", &odd, audit("x")).await.unwrap();
+    let found = outside::listening(store, None, 10).await.unwrap();
+    assert_eq!(found.iter().map(|agent| agent.npub).collect::<Vec<_>>(), [ALICE], "what is in quotes is quoted");
+    assert_eq!(found[0].config, config);
+    assert_eq!(outside::listening(store, Some(ALICE), 10).await.unwrap(), []);
+
+    let noted = |heard_at, problem: Option<&str>, at: i64| Outside {
+        url: "wss://relay.example".into(),
+        heard_at,
+        problem: problem.map(str::to_owned),
+        changed_at: NOW.plus_ms(at),
+    };
+    outside::note(store, noted(Some(NOW), None, 0)).await.unwrap();
+    outside::note(store, noted(None, Some("gone"), 1)).await.unwrap();
+    let known = outside::get(store, "wss://relay.example").await.unwrap().unwrap();
+    assert_eq!((known.heard_at, known.problem.as_deref()), (Some(NOW), Some("gone")), "what was heard stays");
+    assert_eq!(outside::all(store).await.unwrap(), [known]);
+    assert_eq!(outside::purge(store, NOW.plus_ms(1)).await.unwrap(), 0);
+    assert_eq!(outside::purge(store, NOW.plus_ms(2)).await.unwrap(), 1);
+}
+
 suite::suite!(
+    who_listens_elsewhere_is_found,
     an_address_is_one_agents,
     zero_bytes_are_refused_or_left_out,
     the_audit_is_forgotten_from_its_oldest_row_on,

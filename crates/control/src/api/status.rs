@@ -71,6 +71,17 @@ pub struct AgentSummary {
     pub created_at_ms: UnixMs,
 }
 
+/// A relay of others that the agent listens to.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RelayView {
+    pub url: String,
+    /// When it last said that it had sent all that it has; none before the first time.
+    #[schema(value_type = Option<i64>)]
+    pub heard_at_ms: Option<UnixMs>,
+    /// Why nothing is heard from it now.
+    pub problem: Option<String>,
+}
+
 /// An agent's whole status.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AgentStatus {
@@ -78,6 +89,8 @@ pub struct AgentStatus {
     pub summary: AgentSummary,
     /// Its lightning address here (LUD-16): its name or its npub, and this host.
     pub lightning_address: String,
+    /// Relays of its configuration, beside this host's own.
+    pub relays: Vec<RelayView>,
     /// Whole days that the balance lasts at the present spend; none when nothing is spent or known.
     pub runway_days: Option<u64>,
     /// Why it is placed: `run`, or `service` (only to resolve what is open or to answer a wallet request).
@@ -146,6 +159,7 @@ pub async fn whole(app: &Shared, agent: &Agent) -> Result<AgentStatus, Problem> 
     let policy = sealed.policy.and_then(|policy| serde_json::from_str(&policy.event).ok());
     Ok(AgentStatus {
         summary: summary(agent),
+        relays: relays(app, agent).await?,
         lightning_address: super::address::of(app, agent),
         runway_days: runway_days(app, agent).await?,
         purpose: agent.purpose.as_str(),
@@ -222,6 +236,16 @@ fn kept(month: Month, kept: Availability) -> KeptView {
 #[expect(clippy::cast_precision_loss, reason = "at most a hundred thousand")]
 pub(super) fn percent(per_100k: u64) -> f64 {
     per_100k as f64 / 1_000.0
+}
+
+async fn relays(app: &Shared, agent: &Agent) -> Result<Vec<RelayView>, Problem> {
+    let mut views = Vec::with_capacity(agent.config.relays.len());
+    for url in agent.config.relays.iter().filter(|url| Some(*url) != app.config.relay_url.as_ref()) {
+        let known = nexus_store::outside::get(&app.store, url).await?;
+        let (heard_at_ms, problem) = known.map_or((None, None), |known| (known.heard_at, known.problem));
+        views.push(RelayView { url: url.clone(), heard_at_ms, problem });
+    }
+    Ok(views)
 }
 
 async fn runway_days(app: &Shared, agent: &Agent) -> Result<Option<u64>, Problem> {

@@ -121,7 +121,7 @@ fn start(
         roles.start("trace exporter", exporter);
     }
     roles.start("control", wire::control(base, front, registry, api));
-    roles.start("relay", wire::relay(base, host.relay_url.clone(), providers, relay));
+    roles.start("relay", wire::relay(base, host.relay_url.clone(), providers, true, relay));
     roles.start("worker", wire::worker(base, hosting));
     if base.config.provider.enabled {
         let shop = Shop {

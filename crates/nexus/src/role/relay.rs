@@ -23,7 +23,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let health = Health::new(&base, Registry::default(), None);
     let mut role = Role::new(base, "relay");
     role.serve_beside(health::serve(health, status));
-    role.start(|base| wire::relay(base, url.clone(), providers, listener));
+    role.start(|base| wire::relay(base, url.clone(), providers, base.config.allow_development, listener));
     let document = json!({
         "ready": true, "role": "relay", "relay": url, "health": health::url(status_at), "process": std::process::id(),
     });

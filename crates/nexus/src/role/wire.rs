@@ -171,11 +171,14 @@ pub fn relay(
     base: &Base,
     relay_url: String,
     providers: Vec<Npub>,
+    development: bool,
     listener: TcpListener,
 ) -> impl Future<Output = anyhow::Result<()>> + use<> {
     let defaults =
         if base.config.relay.bind.is_loopback() { RelayConfig::development() } else { RelayConfig::default() };
+    let outside = Some(relay_pool(base, &relay_url, development));
     let parts = RelayParts {
+        outside,
         store: base.store.clone(),
         bus: base.bus.clone(),
         clock: base.clock.clone(),

@@ -48,6 +48,7 @@ impl TestRelay {
         let store = Store::open(&dir.join("nexus.db")).unwrap();
         let (bus, shutdown) = (LocalBus::new(), CancellationToken::new());
         let parts = RelayParts {
+            outside: None,
             store: store.clone(),
             bus: bus.clone() as Arc<dyn Bus>,
             clock: clock(),

@@ -4,7 +4,7 @@ use comfy_table::Cell;
 use serde_json::Value;
 
 use crate::command::agent::ticks;
-use crate::output::{Output, field, group, moment, relative};
+use crate::output::{Output, field, group, moment, printable, relative};
 use crate::session::Session;
 
 pub async fn run(session: &Session, agent: &str) -> anyhow::Result<()> {
@@ -44,7 +44,7 @@ fn rows(output: &Output, status: &Value, now: i64) -> Vec<(&'static str, Cell)> 
     let runway = status["runway_days"].as_u64().map_or("-".to_owned(), |days| format!("{} days", group(days)));
     let heartbeat =
         status["config"]["heartbeat_secs"].as_u64().map_or("-".to_owned(), |secs| format!("every {secs} s"));
-    vec![
+    let mut rows = vec![
         ("name", Cell::new(field(status, "name"))),
         ("npub", Cell::new(field(status, "npub"))),
         ("address", Cell::new(field(status, "lightning_address"))),
@@ -62,5 +62,13 @@ fn rows(output: &Output, status: &Value, now: i64) -> Vec<(&'static str, Cell)> 
         ("next schedule", at("next_schedule_at_ms")),
         ("policy", Cell::new(status["policy_version"].as_i64().map_or("none".to_owned(), |v| format!("version {v}")))),
         ("waiting", Cell::new(format!("{} in the inbox", field(status, "inbox_waiting")))),
-    ]
+    ];
+    rows.extend(status["relays"].as_array().into_iter().flatten().map(|relay| {
+        let heard = relay["heard_at_ms"]
+            .as_i64()
+            .map_or("not heard yet".to_owned(), |at| format!("heard {}", relative(at, now)));
+        let problem = relay["problem"].as_str().map_or(String::new(), |problem| format!("; {}", printable(problem)));
+        ("relay", Cell::new(format!("{}: {heard}{problem}", field(relay, "url"))))
+    }));
+    rows
 }
