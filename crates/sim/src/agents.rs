@@ -7,6 +7,7 @@ use nexus_core::policy::{Limits, Policy};
 use nexus_core::schedule::{Overlap, Schedule, When};
 use nexus_core::state::AgentState;
 use nexus_core::status::Hosting;
+use nexus_core::trigger::Trigger;
 use nexus_core::{AccountId, AgentConfig, Entropy, Msat, Npub, UnixMs};
 use nexus_seal::blob::Purpose;
 use nexus_seal::event::timestamp;
@@ -34,6 +35,8 @@ pub struct Agent {
     pub limits: Limits,
     /// Its home region, where regions differ.
     pub home: Option<String>,
+    /// As its owner made it, and brings it back.
+    pub new: NewAgent,
 }
 
 /// A mnemonic with what is derived from it slowly.
@@ -124,6 +127,7 @@ pub async fn make(
         sender_rate_per_minute: 600,
         ticks_per_hour: 3_600,
         schedules,
+        triggers: AgentConfig::default().triggers.into_iter().chain([Trigger::Webhook]).collect(),
         ..AgentConfig::default()
     };
     let name = format!("agent-{index}");
@@ -153,7 +157,8 @@ pub async fn make(
         reason: None,
         created_at: now,
     };
-    let agent = Agent { npub, name, wallet_words: root.wallet_words.clone(), data: keys.data, limits, home };
+    let wallet_words = root.wallet_words.clone();
+    let agent = Agent { npub, name, wallet_words, data: keys.data, limits, home, new: new.clone() };
     Ok((agent, new))
 }
 

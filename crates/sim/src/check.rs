@@ -19,7 +19,7 @@ use crate::counts;
 use crate::world::World;
 
 /// Reasons for which a trigger may wait.
-const WAITS: [&str; 4] = ["day_limit", "tick_rate", "reserve", "no_provider"];
+const WAITS: [&str; 6] = ["day_limit", "month_limit", "payment_rate", "tick_rate", "reserve", "no_provider"];
 
 /// An agent whose owner took its sats sleeps until it has more.
 const ASLEEP: &str = "hibernating";
@@ -164,6 +164,8 @@ async fn triggers(world: &World, owned: &Agent) -> Result<(), StoreError> {
                 }
             }
             (None, Some(_)) => {}
+            // It was in a tick that ended when its agent went to live elsewhere.
+            (Some(_), Some(note)) if note == "moved" => {}
             (Some(_), Some(_)) | (None, None) => {
                 world.trace.violated(format_args!("{}: a trigger was settled twice, or without a word", owned.name));
             }

@@ -12,6 +12,9 @@ pub const CLOCK_JUMP: &str = "clock jumps";
 pub const REGION_LOST: &str = "region lost";
 
 pub const SCHEDULED: &str = "run of a schedule";
+pub const LEFT: &str = "agent moves away";
+pub const RETURNED: &str = "agent comes back";
+pub const WEBHOOK: &str = "webhook";
 pub const MENTION: &str = "mention";
 pub const DM: &str = "direct message";
 pub const MANUAL: &str = "manual trigger";
@@ -40,7 +43,10 @@ pub const ANSWERED: &str = "note answered";
 pub const ANSWERED_DM: &str = "direct message answered";
 
 const ACCIDENTS: [&str; 5] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST];
-const OPERATIONS: [&str; 27] = [
+const OPERATIONS: [&str; 30] = [
+    LEFT,
+    RETURNED,
+    WEBHOOK,
     SCHEDULED,
     ANSWERS,
     WEEK,

@@ -16,6 +16,7 @@ mod dice;
 mod fleet;
 mod ledger;
 mod many;
+mod moves;
 mod people;
 mod plan;
 mod process;

@@ -9,7 +9,7 @@ use nexus_core::status::Desired;
 use nexus_core::trigger::Trigger;
 use nexus_core::{Hash32, Msat, Npub};
 use nexus_nostr::{Head, event, gift_wrap, note};
-use nexus_seal::Signer;
+use nexus_seal::{Signer, seal_to_recipient_armored};
 use nexus_store::inbox::{self, NewItem, Put};
 use nexus_store::wallet_request::{self, Answer, WalletRequest};
 use nexus_store::{Audit, Store, agent};
@@ -49,6 +49,10 @@ impl Front {
                     self.world.count(counts::REPEATED);
                     self.dice.pick(&sent).clone()
                 }
+                2 if self.dice.chance(500) => match self.webhook(agent).await {
+                    Some(item) => item,
+                    None => continue,
+                },
                 2 => self.manual(agent),
                 3..=5 => match self.message(agent).await {
                     Some(item) => item,
@@ -73,6 +77,22 @@ impl Front {
             received_at: self.world.now(),
             payload: Vec::new(),
         }
+    }
+
+    /// As control takes one that is signed: sealed to the agent, under the sender's id.
+    async fn webhook(&self, npub: Npub) -> Option<NewItem> {
+        let sealed = agent::sealed(&self.world.store, npub).await.ok().flatten()?;
+        let recipient = sealed.inbox_recipient?.parse().ok()?;
+        let text = format!("webhook \"ci\": build {:010}", self.dice.next() % 1_000_000);
+        let armored = seal_to_recipient_armored(&recipient, text.as_bytes()).ok()?;
+        Some(NewItem {
+            npub,
+            external_id: format!("hook:{}", self.dice.next()),
+            trigger: Trigger::Webhook,
+            sender: None,
+            received_at: self.world.now(),
+            payload: armored.into_bytes(),
+        })
     }
 
     fn mention(&self, npub: Npub) -> Option<NewItem> {
@@ -120,6 +140,7 @@ impl Front {
                     self.world.count(match item.trigger {
                         Trigger::Dm => counts::DM,
                         Trigger::Manual => counts::MANUAL,
+                        Trigger::Webhook => counts::WEBHOOK,
                         Trigger::Approval => counts::ANSWERS,
                         _ => counts::MENTION,
                     });
@@ -142,7 +163,8 @@ impl Front {
             }
             let index = usize::try_from(self.dice.next() % 64).unwrap_or(0) % self.world.agents.len();
             let npub = self.world.agents[index].npub;
-            match self.dice.between(0, 5) {
+            match self.dice.between(0, 6) {
+                6 => self.move_away_and_back(index).await,
                 5 => self.withdraw(npub).await,
                 4 => self.fund(npub, Duration::from_secs(15)).await,
                 0 | 1 => {
@@ -235,7 +257,7 @@ impl Front {
         self.bus.publish(Wake::Agent { npub: owned.npub });
     }
 
-    fn audit(&self, action: &str) -> Audit {
+    pub(crate) fn audit(&self, action: &str) -> Audit {
         Audit {
             at: self.world.now(),
             account: Some(agents::ACCOUNT),

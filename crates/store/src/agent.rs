@@ -300,7 +300,7 @@ macro_rules! waits_on {
 /// clears `stop_now`, the reason (but for what an agent without a worker waits for) and makes the agent due for placement.
 ///
 /// # Errors
-/// `Conflict::NoAgent`.
+/// `Conflict::NoAgent`, also for one that lives elsewhere by now.
 pub async fn set_desired(
     store: &Store,
     npub: Npub,
@@ -330,7 +330,7 @@ pub async fn set_desired(
                 waits_on!(),
                 " THEN next_attempt_at WHEN worker_id IS NULL AND ?2 = 'running' THEN ?7 ELSE NULL END,
                   schedules_at = CASE WHEN ?2 = 'running' AND desired = 'stopped' THEN ?7 ELSE schedules_at END, updated_at = ?7
-                 WHERE npub = ?1"
+                 WHERE npub = ?1 AND moved_to IS NULL"
             ),
             params![npub, desired.as_str(), stop_now, purpose.as_str(), code, text, audit.at],
         )

@@ -54,6 +54,8 @@ const CRASH_LOOP_MS: u64 = 900_000;
 const POLICY_RETRY_MS: u64 = 60_000;
 /// Between looks at providers when none would take the job.
 const NO_PROVIDER_MS: i64 = 5_000;
+/// And when there was none before: longer than what makes an agent too busy to be moved.
+const STILL_NO_PROVIDER_MS: i64 = 15_000;
 /// The reason of an agent that a newer worker wrote, and when it is looked at again at the latest.
 const NEWER: &str = "newer_version";
 const NEWER_RETRY_MS: i64 = 60_000;
@@ -539,10 +541,11 @@ async fn gate(
         }
     }
     if thinks && cheapest.is_none() {
+        let known = agent.reason.as_ref().is_some_and(|reason| reason.code == "no_provider");
         return Ok(Err(Refusal {
             code: "no_provider",
             text: "no compute provider that the policy allows is announced; looked for again",
-            retry_at: Some(now.plus_ms(NO_PROVIDER_MS)),
+            retry_at: Some(now.plus_ms(if known { STILL_NO_PROVIDER_MS } else { NO_PROVIDER_MS })),
             keep: true,
         }));
     }
