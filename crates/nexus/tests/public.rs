@@ -92,6 +92,10 @@ fn an_agent_shows_what_its_owner_signed_for() {
     };
     let story = eventually(30, || steps(&mention)).unwrap();
     assert!(story[0]["content"].as_str().unwrap().contains("hello in public"), "{story:?}");
+    // The session's hash is over exactly these steps.
+    let contents: Vec<&str> = story.iter().map(|step| step["content"].as_str().unwrap()).collect();
+    let hash = nexus_core::Hash32::sha256(contents.join("\n").as_bytes()).to_string();
+    assert_eq!(tag(&shown.at(39_230, &mention).unwrap(), "trajectory_hash"), Some(json!(hash)));
     let story = eventually(30, || steps(&private)).unwrap();
     assert!(story[0]["content"].as_str().unwrap().contains("redacted"), "{story:?}");
     for kind in [1, 5, 39_201, 39_202, 39_203, 39_210, 39_211, 39_230, 39_231] {

@@ -26,6 +26,8 @@ pub struct Session {
     pub repo: Option<String>,
     /// A commit.
     pub sha: Option<String>,
+    /// Over the contents of its steps, once they are all there (`trajectory::hash_contents`).
+    pub trajectory_hash: Option<Hash32>,
 }
 
 /// The address by which events of the session find it, whatever its event id is by now.
@@ -44,6 +46,7 @@ pub fn session(head: Head, session: &Session) -> UnsignedEvent {
     tags.extend(session.with.iter().map(|key| tag(["p", &key.to_hex()])));
     tags.extend(session.repo.as_ref().map(|repo| tag(["repo", repo])));
     tags.extend(session.sha.as_ref().map(|sha| tag(["sha", sha])));
+    tags.extend(session.trajectory_hash.map(|hash| tag(["trajectory_hash", &hash.to_string()])));
     head.unsigned(kinds::SESSION, tags, "")
 }
 
@@ -77,6 +80,7 @@ pub fn read_session(event: &Event) -> Result<SeenSession, EventError> {
             with: event::mentioned(event, MAX_WITH),
             repo: text("repo"),
             sha: text("sha"),
+            trajectory_hash: text("trajectory_hash").and_then(|hex| hex.parse().ok()),
         },
         tick: text("tick"),
     })

@@ -130,10 +130,15 @@ pub fn step(head: Head, place: &Place<'_>, step: StepType, body: &Map<String, Va
         ("h", audit.group.clone()),
     ];
     tags.extend(optional.into_iter().filter_map(|(name, value)| Some(tag([name, &value?]))));
+    head.unsigned(kinds::TRAJECTORY, tags, content(step, body))
+}
+
+/// What a step's content is: what the hash over a session is made of.
+pub fn content(step: StepType, body: &Map<String, Value>) -> String {
     let mut content = Map::new();
     content.insert("type".to_owned(), step.as_str().into());
     content.extend(body.iter().filter(|(name, _)| *name != "type").map(|(name, value)| (name.clone(), value.clone())));
-    head.unsigned(kinds::TRAJECTORY, tags, Value::Object(content).to_string())
+    Value::Object(content).to_string()
 }
 
 /// A step as it was read.

@@ -14,7 +14,7 @@ use nexus_nostr::schedule::{Schedule, schedule, triggers};
 use nexus_nostr::session::{Session, session};
 use nexus_nostr::state::MAX_PUBLISHED;
 use nexus_nostr::tick::{self as tick_events, ApprovedBy, Outcome, TickRequest, TickResult};
-use nexus_nostr::trajectory::{Audit, Place, StepType, step};
+use nexus_nostr::trajectory::{Audit, Place, StepType, content, hash_contents, step};
 use nexus_nostr::{Head, kinds};
 use nexus_seal::Signer;
 use nexus_store::agent::{Agent, Change};
@@ -188,18 +188,26 @@ pub(crate) async fn trajectory(
     }
     let (to, relay, name) = (relays(host, agent), host.config.own_relay.clone(), id.to_string());
     let model = opened.policy().and_then(|policy| policy.compute.model.clone()).unwrap_or_default();
-    let about = Session { id: name.clone(), model, started_at: tick.began_at.secs(), ..Session::default() };
-    let opening = sign(opened, &format!("39230:{name}"), now, |head| session(head, &about)).await?;
-    let root = opening.id;
-    let mut sides = vec![publication(&opening, &to, now)];
-    let mut previous = None;
     let heard = taken.iter().map(|taken| (StepType::User, heard(taken), Audit::default()));
     let done = tick.planned().iter().map(|planned| {
         let kind = planned.action.kind().as_str().to_owned();
         (StepType::Agent, said(&planned.action, &planned.plan), Audit { action_type: Some(kind), ..Audit::default() })
     });
     let last = std::iter::once((StepType::SessionEnd, Map::new(), Audit::default()));
-    for (seq, (kind, body, audit)) in (1..).zip(heard.chain(done).chain(last)) {
+    let steps: Vec<_> = heard.chain(done).chain(last).collect();
+    let contents: Vec<String> = steps.iter().map(|(kind, body, _)| content(*kind, body)).collect();
+    let about = Session {
+        id: name.clone(),
+        model,
+        started_at: tick.began_at.secs(),
+        trajectory_hash: Some(hash_contents(contents.iter().map(String::as_str))),
+        ..Session::default()
+    };
+    let opening = sign(opened, &format!("39230:{name}"), now, |head| session(head, &about)).await?;
+    let root = opening.id;
+    let mut sides = vec![publication(&opening, &to, now)];
+    let mut previous = None;
+    for (seq, (kind, body, audit)) in (1..).zip(steps) {
         let place =
             Place { session: &name, root: (root, &relay), previous: previous.map(|id| (id, relay.as_str())), seq };
         let build = |head| step(head, &place, kind, &body, &audit);
