@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use nexus_core::agent::CatchUp;
-use nexus_core::policy::{Limits, Policy};
+use nexus_core::policy::{Custody, Limits, Policy};
 use nexus_core::schedule::{Overlap, Schedule, When};
 use nexus_core::state::AgentState;
 use nexus_core::status::Hosting;
@@ -12,12 +12,12 @@ use nexus_core::{AccountId, AgentConfig, Entropy, Msat, Npub, UnixMs};
 use nexus_seal::blob::Purpose;
 use nexus_seal::event::timestamp;
 use nexus_seal::policy::unsigned_policy;
-use nexus_seal::{SealedKey, Signer, seal_key};
+use nexus_seal::{BunkerKey, SealedKey, Signer, seal_bunker_key, seal_key};
 use nexus_store::agent::{NewAgent, Sealed, StoredPolicy, Wrap};
 use nexus_vault::{AgentKeys, DataKey, LocalSigner, Mnemonic, PoolIdentity};
 
 use crate::dice::Dice;
-use crate::shelves::OTHER;
+use crate::shelves::{OTHER, OWN};
 
 /// The pool of every agent here.
 pub const POOL: &str = "default";
@@ -33,6 +33,9 @@ pub struct Agent {
     pub wallet_words: String,
     pub data: DataKey,
     pub limits: Limits,
+    pub custody: Custody,
+    /// For its owner's signer, where that has it.
+    pub secret: Vec<u8>,
     /// Its home region, where regions differ.
     pub home: Option<String>,
     /// As its owner made it, and brings it back.
@@ -82,8 +85,8 @@ pub fn signed_policy(owner: &LocalSigner, policy: &Policy, now: UnixMs) -> Made<
 }
 
 /// A policy of these limits.
-pub fn policy(agent: Npub, version: u64, limits: Limits) -> Policy {
-    Policy { version, limits, ..Policy::default_for(agent) }
+pub fn policy(agent: Npub, version: u64, limits: Limits, custody: Custody) -> Policy {
+    Policy { version, limits, custody, ..Policy::default_for(agent) }
 }
 
 /// Makes one agent as its owner's client would, its passphrase envelope aside, which nothing here opens.
@@ -93,6 +96,7 @@ pub async fn make(
     heartbeat_secs: u32,
     home: Option<String>,
     schedules: Vec<Schedule>,
+    custody: Custody,
     now: UnixMs,
     entropy: Arc<Dice>,
 ) -> Made<(Agent, NewAgent)> {
@@ -100,7 +104,7 @@ pub async fn make(
     let owner = owner(entropy.clone())?;
     let signer = LocalSigner::from_secret(&root.secret, entropy.clone())?;
     let npub = signer.public_key();
-    let policy = policy(npub, 1, limits.clone());
+    let policy = policy(npub, 1, limits.clone(), custody);
     let recipient = pool().recipient();
     let sealed_key = SealedKey {
         npub,
@@ -111,6 +115,23 @@ pub async fn make(
         stretched: None,
         min_policy_version: 1,
         with_state: true,
+    };
+    let sealed_key = match custody {
+        Custody::Bunker => {
+            let key = BunkerKey {
+                npub,
+                owner: owner.public_key(),
+                pool_id: POOL.to_owned(),
+                signer: crate::signer::public_key(entropy.clone())?,
+                relays: vec![OWN.into()],
+                client_secret: crate::signer::client_secret(),
+                mnemonic: root.mnemonic.expose(),
+                min_policy_version: 1,
+                with_state: true,
+            };
+            seal_bunker_key(&key, &recipient)?
+        }
+        Custody::Sealed | Custody::Attended | Custody::Threshold => seal_key(&sealed_key, &recipient)?,
     };
     let keys = AgentKeys::generate(npub, &*entropy);
     let wraps = keys.wraps(&signer, &[owner.public_key()], None, &*entropy).await?;
@@ -138,7 +159,7 @@ pub async fn make(
         config,
         sealed: Sealed {
             mnemonic_encrypted: "simulated".into(),
-            sealed_key: Some(seal_key(&sealed_key, &recipient)?),
+            sealed_key: Some(sealed_key),
             policy: Some(signed_policy(&owner, &policy, now)?),
             claim: None,
             inbox_recipient: Some(keys.inbox.recipient().to_string()),
@@ -158,7 +179,8 @@ pub async fn make(
         created_at: now,
     };
     let wallet_words = root.wallet_words.clone();
-    let agent = Agent { npub, name, wallet_words, data: keys.data, limits, home, new: new.clone() };
+    let secret = root.secret.clone();
+    let agent = Agent { npub, name, wallet_words, data: keys.data, limits, custody, secret, home, new: new.clone() };
     Ok((agent, new))
 }
 

@@ -60,6 +60,9 @@ pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
         if crate::approvals::waits(world, owned.npub).await? {
             return Ok(Some(format!("{name} has an approved action to carry out")));
         }
+        if found.reason.as_ref().is_some_and(|reason| reason.code == "signer_offline") {
+            return Ok(Some(format!("{name} waits for its signer")));
+        }
         let waits = found.reason.as_ref().is_some_and(|reason| may_wait(world, owned, reason));
         if !waits && !inbox::pending(&world.store, owned.npub, 1).await?.is_empty() {
             let why = found.reason.map_or_else(|| "no reason".into(), |reason| reason.code);

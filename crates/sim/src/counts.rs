@@ -14,6 +14,7 @@ pub const REGION_LOST: &str = "region lost";
 pub const SCHEDULED: &str = "run of a schedule";
 pub const LEFT: &str = "agent moves away";
 pub const RETURNED: &str = "agent comes back";
+pub const SIGNER_AWAY: &str = "signer goes away";
 pub const WEBHOOK: &str = "webhook";
 pub const MENTION: &str = "mention";
 pub const DM: &str = "direct message";
@@ -43,7 +44,8 @@ pub const ANSWERED: &str = "note answered";
 pub const ANSWERED_DM: &str = "direct message answered";
 
 const ACCIDENTS: [&str; 5] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST];
-const OPERATIONS: [&str; 30] = [
+const OPERATIONS: [&str; 31] = [
+    SIGNER_AWAY,
     LEFT,
     RETURNED,
     WEBHOOK,

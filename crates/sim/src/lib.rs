@@ -24,6 +24,7 @@ mod provider;
 mod relays;
 mod run;
 mod shelves;
+mod signer;
 mod trace;
 mod wallet;
 mod withdrawals;

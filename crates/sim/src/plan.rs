@@ -121,6 +121,8 @@ pub struct Plan {
     pub drain_ms: u64,
     /// Agents have schedules beside their heartbeat.
     pub schedules: bool,
+    /// The last agent's key is at its owner's signer.
+    pub bunker: bool,
 }
 
 impl Plan {
@@ -153,6 +155,7 @@ impl Plan {
             drain_ms: *dice.pick(&[0, 3_000, 10_000]),
             a_week_passes: far_off && dice.chance(300),
             schedules: dice.chance(400),
+            bunker: dice.chance(200),
         }
     }
 }

@@ -58,6 +58,10 @@ impl SimRelays {
 
     /// What leaves must be on record: in the journal of a tick, or among the publications.
     async fn check_journaled(&self, event: &Event) {
+        if event.kind.as_u16() == kinds::REMOTE_SIGNING {
+            // A question to a signer: nothing of the agent's leaves with it.
+            return;
+        }
         let id = event::hash(&event.id);
         if self.world.seen().journaled.contains(&id) {
             return;
@@ -78,6 +82,9 @@ impl SimRelays {
 
     /// An answer to a note or message is counted: there must be one.
     async fn note(&self, event: &Event) {
+        if event.kind.as_u16() == kinds::REMOTE_SIGNING {
+            return;
+        }
         let author = event::npub(&event.pubkey);
         let kind = event.kind.as_u16();
         if kind == kinds::GIFT_WRAP {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nexus_core::policy::Custody;
 use nexus_core::status::{Desired, Hosting};
 use nexus_core::{Clock, Msat};
 use nexus_seal::Signer;
@@ -23,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::people::Front;
 use crate::plan::Plan;
 use crate::process::{Process, SimClock};
+use crate::signer::Remote;
 use crate::trace::{Recorded, Trace};
 use crate::world::World;
 use crate::{check, counts, database, provider};
@@ -111,6 +113,9 @@ async fn simulate(seed: u64, variant: Variant) -> Result<(Recorded, Totals), Fau
         let seller = provider::seller(&world, index, &dice).ok_or("no seller")?;
         tasks.spawn(seller.run());
     }
+    for owned in world.agents.iter().filter(|owned| owned.custody == Custody::Bunker) {
+        tasks.spawn(Remote::new(&world, &dice, &owned.secret)?.run());
+    }
     let front = Arc::new(front(&world, &dice));
     let fleet = Fleet::new(world.clone(), Arc::new(dice.fork("fleet")), accidents);
     tasks.spawn(fleet.run());
@@ -161,6 +166,11 @@ async fn settle(world: &World, front: &Front) -> Result<(), Fault> {
     if let (true, Some(owned)) = (world.plan.unfunded, world.agents.first()) {
         // In case that no money reached it, or nobody noticed: from now on both must work.
         front.fund(owned.npub, Duration::from_secs(50)).await;
+        if owned.custody == Custody::Bunker {
+            // Its signer may have been away: an owner asks again.
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            front.fund(owned.npub, Duration::from_secs(50)).await;
+        }
     }
     let until = world.clock.mono().plus_ms(SETTLE_MS);
     let mut quiet = 0;
@@ -207,7 +217,9 @@ async fn build(
         let limits = agents::limits(dice, plan.poor);
         let home = (plan.regions > 1).then(|| format!("r{}", index % plan.regions));
         let schedules = if plan.schedules { agents::schedules(at) } else { Vec::new() };
-        let (agent, new) = agents::make(index, limits, plan.heartbeat_secs, home, schedules, at, dice.clone()).await?;
+        let custody = if plan.bunker && index + 1 == plan.agents { Custody::Bunker } else { Custody::Sealed };
+        let made_here = agents::make(index, limits, plan.heartbeat_secs, home, schedules, custody, at, dice.clone());
+        let (agent, new) = made_here.await?;
         agent::create(&store, new, None, audit()).await?;
         agent::set_desired(&store, agent.npub, Desired::Running, false, None, audit()).await?;
         if !(plan.unfunded && index == 0) {
