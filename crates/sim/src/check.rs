@@ -55,7 +55,9 @@ pub async fn unrest(world: &World) -> Result<Option<String>, StoreError> {
             return Ok(Some(format!("{name} has money, and does not know")));
         }
         if away(world, owned, found.worker).is_some() {
-            return Ok(Some(format!("{name} is not at home")));
+            let reason = found.reason.map_or_else(|| "no reason".into(), |reason| reason.code);
+            let ahead = found.next_attempt_at.map(|at| at.0 - world.now().0);
+            return Ok(Some(format!("{name} is not at home ({reason}, looked at in {ahead:?} ms)")));
         }
         if crate::approvals::waits(world, owned.npub).await? {
             return Ok(Some(format!("{name} has an approved action to carry out")));

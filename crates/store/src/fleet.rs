@@ -18,7 +18,8 @@ const MAX_REASONS: u32 = 64;
 const BUSY_MS: i64 = 2_000;
 
 /// An agent that does nothing right now and could be moved without anyone noticing: nothing is due and nothing waits, or
-/// it is parked and not due to be tried again.
+/// it is parked and not due to be tried again. One that finds no provider looks again every few seconds, which is nothing to
+/// wait for.
 macro_rules! movable {
     ($where:literal) => {
         concat!(
@@ -26,12 +27,12 @@ macro_rules! movable {
                 a.config FROM agent a WHERE ",
             $where,
             " AND a.desired = 'running' AND (a.next_tick_at IS NULL OR a.next_tick_at > ?1
-                  OR (a.reason_code IS NOT NULL AND a.next_attempt_at > ?1))
+                  OR (a.reason_code IS NOT NULL AND (a.next_attempt_at > ?1 OR a.reason_code = 'no_provider')))
               AND NOT EXISTS (SELECT 1 FROM tick t WHERE t.npub = a.npub AND t.status = 'open')
               AND NOT EXISTS (SELECT 1 FROM payment p WHERE p.npub = a.npub
                   AND p.state IN ('reserved', 'dispatched', 'pending', 'unknown'))
               AND (NOT EXISTS (SELECT 1 FROM inbox i WHERE i.npub = a.npub AND i.handled = 0)
-                  OR (a.reason_code IS NOT NULL AND a.next_attempt_at > ?1))
+                  OR (a.reason_code IS NOT NULL AND (a.next_attempt_at > ?1 OR a.reason_code = 'no_provider')))
               AND NOT EXISTS (SELECT 1 FROM wallet_request w WHERE w.npub = a.npub
                   AND w.outcome IS NULL AND w.expires_at > ?1)"
         )

@@ -50,6 +50,8 @@ const SHOWN_FAILURES: u32 = 3;
 /// Crashes in a row after which an agent is parked, and for how long.
 const CRASH_LOOP: u32 = 6;
 const CRASH_LOOP_MS: u64 = 900_000;
+/// How long a next attempt that is over may be shown, while the same refusal goes on.
+const SHOWN_FOR_MS: i64 = 60_000;
 /// Until a refused policy is read again; a new one wakes the agent at once.
 const POLICY_RETRY_MS: u64 = 60_000;
 /// Between looks at providers when none would take the job.
@@ -603,6 +605,11 @@ async fn refuse(
     let discard: Vec<i64> = if refusal.keep { Vec::new() } else { taken.iter().map(|taken| taken.row).collect() };
     // The same refusal of rows that go on waiting is told once.
     if known && discard.is_empty() && !beat_moved {
+        // What is shown of the next attempt is renewed now and then.
+        if agent.next_attempt_at.is_some_and(|shown| shown.0 < now.0 - SHOWN_FOR_MS) {
+            let change = Change { next_attempt_at: Some(next_attempt), ..Change::default() };
+            pen.change(change, Vec::new()).await?;
+        }
         return Ok(until(host, next_attempt));
     }
     let body = nexus_core::event::EventBody::TickSkipped { trigger, reason: refusal.code.to_owned() };
