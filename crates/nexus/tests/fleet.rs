@@ -10,6 +10,8 @@
 mod common;
 #[path = "common/fleet/mod.rs"]
 mod fleet;
+#[path = "common/pay.rs"]
+mod pay;
 #[path = "common/web.rs"]
 mod web;
 
@@ -18,8 +20,9 @@ use std::time::{Duration, Instant};
 
 use common::eventually;
 use fleet::{STUCK_SECS, fleet};
+use nexus_seal::webhook::WebhookKey;
 use nexus_testkit::proxy::{Proxy, Rule, Upstream};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a worker says when it hears that it was given up.
 const BURIED: &str = "this worker was declared dead or replaced";
@@ -424,6 +427,53 @@ fn turns_that_crash_again_and_again() {
     // A worker without the bug goes on where that one was.
     fleet.kill("worker-5");
     fleet.holds(load, "crashing turns");
+}
+
+/// A zap is paid, and a webhook comes, while the agent's worker is dead: what follows is done by its heir, once.
+#[test]
+fn zapped_and_called_while_its_worker_is_dead() {
+    let mut fleet = fleet();
+    let load = fleet.load();
+    let hex = fleet.agents["ada"].clone();
+    let api = fleet.ready["api"][0].as_str().unwrap().trim_end_matches('/').to_owned();
+    let address = fleet.ok(&["agent", "address", "ada", "--set", "ada"])["address"].clone();
+    assert!(address.as_str().unwrap().starts_with("ada@"), "{address}");
+    let relay = fleet.ready["relay"].as_str().unwrap().to_owned();
+    let friend = common::Friend::new(&relay);
+    let asked = common::nostr(
+        "zap",
+        json!({
+            "origin": api, "sk": friend.sk, "address": "ada@nexus.test", "to": hex, "msat": 50_000, "text": "hello",
+            "relay": relay,
+        }),
+    );
+    let asked = asked.unwrap().remove(0);
+    let hook = fleet.ok(&["agent", "hook", "add", "ada", "ci"]);
+    let standing = ["worker-1", "worker-2", "worker-3", "worker-4"];
+    let host = *standing.iter().find(|name| fleet.agents_of(name).contains(&"ada".to_owned())).unwrap();
+    fleet.kill(host);
+    pay::pays(fleet.ready["devnet"].as_str().unwrap(), asked["pr"].as_str().unwrap());
+    fleet.gifts += 1;
+    let key = WebhookKey::parse(hook["secret"].as_str().unwrap()).unwrap();
+    let url = hook["url"].as_str().unwrap();
+    assert_eq!((0..3).map(|_| web::signed(url, "msg_1", &key, "the build is green")).collect::<Vec<_>>(), [202; 3]);
+    for cause in ["zap", "webhook"] {
+        let sql = format!(
+            "SELECT COUNT(*) FROM tick t JOIN agent a USING (npub) WHERE a.name = 'ada' AND t.cause = '{cause}' AND t.status = 'completed'"
+        );
+        let woken = eventually(2 * STUCK_SECS, || (fleet.number(&sql) > 0).then_some(()));
+        assert!(woken.is_some(), "{cause}: {:?}", fleet.ok(&["agent", "ticks", "ada"]));
+    }
+    let receipts = friend.query(json!({ "kinds": [9_735], "#p": [hex] }));
+    assert_eq!((receipts.len(), &receipts[0]["pubkey"]), (1, &asked["service"]));
+    fleet.restart(host);
+    fleet.holds(load, "zapped and called");
+    for cause in ["zap", "webhook"] {
+        let sql = format!(
+            "SELECT COUNT(*) FROM tick t JOIN agent a USING (npub) WHERE a.name = 'ada' AND t.cause = '{cause}'"
+        );
+        assert_eq!(fleet.number(&sql), 1, "{cause}");
+    }
 }
 
 #[test]

@@ -3,43 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod common;
+#[path = "common/web.rs"]
+mod web;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use common::{Place, eventually, list};
-use nexus_core::UnixMs;
-use nexus_seal::webhook::{WebhookKey, sign_webhook};
+use nexus_seal::webhook::WebhookKey;
 use serde_json::Value;
 
 const TEXT: &str = r#"{"zebra": "the third build is green"}"#;
-
-#[expect(clippy::disallowed_methods, reason = "a sender has a clock of its own")]
-fn now() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    UnixMs(i64::try_from(since.as_millis()).unwrap())
-}
-
-/// As a sender does. Returns the status.
-fn post(url: &str, id: &str, key: &WebhookKey, body: &str) -> u16 {
-    let (address, path) = url.trim_start_matches("http://").split_once('/').unwrap();
-    let at = now();
-    let signature = sign_webhook(id, at, body.as_bytes(), std::slice::from_ref(key)).unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    write!(
-        stream,
-        "POST /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         webhook-id: {id}\r\nwebhook-timestamp: {}\r\nwebhook-signature: {signature}\r\n\r\n{body}",
-        body.len(),
-        at.secs()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
-}
 
 fn woken(place: &Place) -> Vec<Value> {
     let of = |tick: &Value| tick["trigger"] == "webhook" && tick["status"] == "completed";
@@ -57,8 +30,8 @@ fn a_webhook_wakes_an_agent_once() {
     let calm = eventually(60, || place.ticks("ada").iter().any(|tick| tick["status"] == "completed").then_some(()));
     assert!(calm.is_some(), "{}", place.status("ada"));
 
-    assert_eq!(post(url, "msg_1", &key, TEXT), 202);
-    assert_eq!(post(url, "msg_1", &key, TEXT), 202, "sent again");
+    assert_eq!(web::signed(url, "msg_1", &key, TEXT), 202);
+    assert_eq!(web::signed(url, "msg_1", &key, TEXT), 202, "sent again");
     let ticks = eventually(60, || Some(woken(&place)).filter(|ticks| !ticks.is_empty()));
     let ticks = ticks.unwrap_or_else(|| panic!("{:?}\n{}", place.ticks("ada"), host.logged()));
     let heard = place.ok(&["agent", "trajectory", "ada", ticks[0]["id"].as_str().unwrap()]);
@@ -66,19 +39,19 @@ fn a_webhook_wakes_an_agent_once() {
     assert!(heard.to_string().contains("webhook"), "{heard}");
 
     // Killed with one in the inbox: it is not lost, and not taken twice.
-    assert_eq!(post(url, "msg_2", &key, TEXT), 202);
+    assert_eq!(web::signed(url, "msg_2", &key, TEXT), 202);
     host.kill();
     let host = place.start(&[]);
-    assert_eq!(post(url, "msg_2", &key, TEXT), 202, "the sender never heard that it was taken");
+    assert_eq!(web::signed(url, "msg_2", &key, TEXT), 202, "the sender never heard that it was taken");
     let both = eventually(60, || (woken(&place).len() >= 2).then_some(()));
     assert!(both.is_some(), "{:?}\n{}", place.ticks("ada"), host.logged());
 
     // A forged one is refused, a removed hook is gone.
-    assert_eq!(post(url, "msg_3", &WebhookKey::parse(&format!("whsec_{}", "A".repeat(44))).unwrap(), TEXT), 401);
+    assert_eq!(web::signed(url, "msg_3", &WebhookKey::parse(&format!("whsec_{}", "A".repeat(44))).unwrap(), TEXT), 401);
     let hooks = place.ok(&["agent", "hook", "list", "ada"]);
     assert_eq!(list(&hooks)[0]["name"], "ci", "{hooks}");
     place.ok(&["agent", "hook", "remove", "ada", id]);
-    assert_eq!(post(url, "msg_4", &key, TEXT), 404);
+    assert_eq!(web::signed(url, "msg_4", &key, TEXT), 404);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(woken(&place).len(), 2);
 

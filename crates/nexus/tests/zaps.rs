@@ -3,45 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod common;
+#[path = "common/pay.rs"]
+mod pay;
 #[path = "common/web.rs"]
 mod web;
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use common::{Friend, Host, Place, eventually, hex_of, nostr};
-use nexus_core::payment::Outcome;
-use nexus_core::{Clock, Msat, UnixMs};
-use nexus_lightning::devnet::{self, AccountKey};
-use nexus_lightning::{Dispatch, Pay, decode_bolt11};
-use nexus_testkit::{ManualClock, SystemEntropy};
+use common::{Friend, Place, eventually, hex_of, nostr};
+use nexus_core::Msat;
+use nexus_lightning::decode_bolt11;
 use serde_json::{Value, json};
-
-/// Pays as some wallet of the development network.
-#[expect(clippy::disallowed_methods, reason = "a wallet has a clock of its own")]
-fn pays(host: &Host, bolt11: &str) {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let clock = Arc::new(ManualClock::at(UnixMs(i64::try_from(since.as_millis()).unwrap())));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let outcome = runtime.block_on(async {
-        let parts = devnet::Parts::new(clock.clone(), Arc::new(SystemEntropy));
-        let network = devnet::open(host.ready["devnet"].as_str().unwrap().parse().unwrap(), parts).await.unwrap();
-        let wallet = network.wallet(AccountKey::from_wallet_seed(bolt11.as_bytes()));
-        wallet.faucet().await.unwrap();
-        let send = Dispatch {
-            payment_id: "zap".into(),
-            attempt: 1,
-            key: "zap".into(),
-            bolt11: bolt11.to_owned(),
-            amount: None,
-            max_fee: Msat::sats(100),
-            deadline: clock.mono().plus_ms(30_000),
-            handle: None,
-        };
-        wallet.dispatch(send).await
-    });
-    assert!(matches!(outcome, Outcome::Settled { .. }), "{outcome:?}");
-}
 
 fn zapped(place: &Place) -> Vec<Value> {
     let of = |tick: &Value| tick["trigger"] == "zap" && tick["status"] == "completed";
@@ -88,7 +60,7 @@ fn a_zap_wakes_an_agent_once_and_only_if_it_was_paid() {
     host.kill();
     let host = place.start(&[]);
     let before = place.ok(&["agent", "balance", "ada"])["balance_sats"].as_u64().unwrap();
-    pays(&host, bolt11);
+    pay::pays(host.ready["devnet"].as_str().unwrap(), bolt11);
     let ticks = eventually(60, || Some(zapped(&place)).filter(|ticks| !ticks.is_empty()));
     let ticks = ticks.unwrap_or_else(|| panic!("{:?}\n{}", place.ticks("ada"), host.logged()));
     let heard = place.ok(&["agent", "trajectory", "ada", ticks[0]["id"].as_str().unwrap()]);

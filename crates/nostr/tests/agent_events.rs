@@ -298,6 +298,7 @@ fn a_session_and_its_steps_read_back() {
         with: vec![npub(&keys(3))],
         repo: Some("https://example.com/r".into()),
         sha: Some("abc".into()),
+        trajectory_hash: Some(Hash32::from_bytes([7; 32])),
     };
     let event = signed(&agent, session::session(head(&agent), &mine));
     let seen = session::read_session(&event).unwrap();

@@ -90,6 +90,7 @@ pub fn policy(agent: Npub, version: u64, limits: Limits, custody: Custody) -> Po
 }
 
 /// Makes one agent as its owner's client would, its passphrase envelope aside, which nothing here opens.
+#[expect(clippy::too_many_arguments, reason = "what an owner says of an agent")]
 pub async fn make(
     index: usize,
     limits: Limits,

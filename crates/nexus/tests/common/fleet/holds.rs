@@ -139,7 +139,7 @@ impl Fleet {
             return Some(format!("only the store says that these were paid: {missing:?}"));
         }
         let unknown = settled.keys().filter(|hash| !paid.contains(*hash)).count();
-        let funded = self.agents.len();
+        let funded = self.agents.len() + self.gifts;
         (unknown != funded).then(|| format!("{unknown} payments that the store does not know, and {funded} fundings"))
     }
 

@@ -57,6 +57,8 @@ pub struct Fleet {
     pub agents: BTreeMap<String, String>,
     /// Everything that was ever sent to them.
     sent: Vec<Sent>,
+    /// Invoices of theirs that strangers paid.
+    pub gifts: usize,
 }
 
 /// The fleet of this test binary, for one test.
@@ -137,6 +139,7 @@ impl Fleet {
             roles: BTreeMap::new(),
             agents: BTreeMap::new(),
             sent: Vec::new(),
+            gifts: 0,
         };
         let ready = fleet.ready.clone();
         fleet.note(&ready);
