@@ -23,6 +23,8 @@ use crate::Relay;
 
 /// Between looks at who listens where.
 const LOOK: Duration = Duration::from_secs(5);
+/// A look is followed by so many times its own length without one.
+const LOOK_SHARE: u64 = 20;
 /// Agents that one shard holds at most, about: relays refuse long lists, some of them silently.
 const SHARD: usize = 200;
 /// Relays that are listened to at once.
@@ -61,11 +63,16 @@ pub(crate) async fn run(relay: Arc<Relay>, pool: RelayPool) {
     let mut tasks = JoinSet::new();
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next_look = relay.intake.clock.mono();
     loop {
         tokio::select! {
             () = relay.shutdown.cancelled() => break,
             Some(_) = tasks.join_next() => continue,
             _ = looks.tick() => {}
+        }
+        let now = relay.intake.clock.mono();
+        if now < next_look {
+            continue;
         }
         let wanted = match wanted(&relay).await {
             Ok(wanted) => wanted,
@@ -74,6 +81,9 @@ pub(crate) async fn run(relay: Arc<Relay>, pool: RelayPool) {
                 continue;
             }
         };
+        // Where many agents listen, looking takes its time: a twentieth of all, at most.
+        let after = relay.intake.clock.mono();
+        next_look = after.plus_ms(after.since(now) * LOOK_SHARE);
         listening.retain(|shard, (digest, task)| {
             let stays = wanted.get(shard).is_some_and(|asked| hash(asked) == *digest) && !task.is_finished();
             if !stays {
