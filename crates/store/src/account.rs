@@ -1,12 +1,12 @@
 //! Accounts and their members.
 
 use nexus_core::status::Hosting;
-use nexus_core::{AccountId, Npub, UnixMs};
+use nexus_core::{AccountId, Hash32, Npub, UnixMs};
 
 use crate::batch::params;
 use crate::dialect::in_order;
 use crate::row::Columns;
-use crate::{Audit, Batch, Conflict, Result, Statement, Store, Verdict};
+use crate::{Audit, Batch, Conflict, Result, Statement, Store, Verdict, replay};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -31,6 +31,14 @@ pub struct Member {
 /// Makes the account and its owner's membership, or returns the one that this owner already has (then without an
 /// audit row).
 pub async fn ensure(store: &Store, account: Account, audit: Audit) -> Result<Account> {
+    ensure_invited(store, account, None, audit).await
+}
+
+/// The same with an invitation, which is spent in the same batch: once, and by nobody whose account is not made.
+///
+/// # Errors
+/// [`Conflict::Invite`] when it was spent before, by the maker of another account.
+pub async fn ensure_invited(store: &Store, account: Account, invite: Option<Hash32>, audit: Audit) -> Result<Account> {
     let attempted = "make an account";
     if let Some(found) = by_owner(store, account.owner).await? {
         return Ok(found);
@@ -55,6 +63,9 @@ pub async fn ensure(store: &Store, account: Account, audit: Audit) -> Result<Acc
         "INSERT INTO member (account_id, npub, role, created_at) VALUES (?1, ?2, 'owner', ?3)",
         params![account.id, account.owner, account.created_at],
     ));
+    if let Some(invite) = invite {
+        batch.push(replay::use_statement("invite", invite, UnixMs(i64::MAX)).one_or_conflict(Conflict::Invite));
+    }
     batch.push(audit.statement());
     match store.write(batch).await {
         Ok(_) => Ok(account),

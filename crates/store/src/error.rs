@@ -80,6 +80,8 @@ pub enum Conflict {
     NoAgent,
     #[error("this npub is already hosted here")]
     NpubTaken,
+    #[error("this invitation was used before")]
+    Invite,
     #[error("the account already has an agent of this name")]
     NameTaken,
     #[error("it was changed meanwhile: read it again")]

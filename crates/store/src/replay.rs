@@ -17,8 +17,13 @@ pub async fn use_once(store: &Store, kind: &'static str, id: Hash32, expires_at:
 
 /// The same as a statement for another batch: `Duplicate` when it was used before.
 pub fn use_once_statement(kind: &'static str, id: Hash32, expires_at: UnixMs) -> Statement {
+    use_statement(kind, id, expires_at).one_or(Verdict::Duplicate)
+}
+
+/// Affects no row when it was used before.
+pub(crate) fn use_statement(kind: &'static str, id: Hash32, expires_at: UnixMs) -> Statement {
     let sql = "INSERT INTO replay (kind, id, expires_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-    Statement::write(sql, params![kind, id, expires_at]).one_or(Verdict::Duplicate)
+    Statement::write(sql, params![kind, id, expires_at])
 }
 
 /// Forgets what expired before `now`, at most `limit` of each kind. Returns how many.

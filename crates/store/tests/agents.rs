@@ -351,7 +351,28 @@ async fn who_listens_elsewhere_is_found(world: World) {
     assert_eq!(outside::purge(store, NOW.plus_ms(2)).await.unwrap(), 1);
 }
 
+async fn an_invitation_makes_one_account(world: World) {
+    let store = &world.store;
+    let invite = Hash32::sha256(b"a code");
+    let account = |n: u8| account::Account {
+        id: AccountId::from_bytes([n; 16]),
+        owner: Npub::from_bytes([n; 32]),
+        name: String::new(),
+        plan: "local".into(),
+        hosting: Hosting::Paid,
+        created_at: NOW,
+    };
+    let made = async |n| account::ensure_invited(store, account(n), Some(invite), audit("account.create")).await;
+    // Two first requests of one owner at once, with the one code: both get the account.
+    let (one, two) = futures_util::future::join(made(21), made(21)).await;
+    assert_eq!(one.unwrap(), two.unwrap());
+    assert_eq!(conflict(made(22).await), Conflict::Invite);
+    assert_eq!(account::by_member(store, Npub::from_bytes([22; 32])).await.unwrap(), None);
+    assert_eq!(made(21).await.unwrap().owner, Npub::from_bytes([21; 32]), "known, it needs none");
+}
+
 suite::suite!(
+    an_invitation_makes_one_account,
     who_listens_elsewhere_is_found,
     an_address_is_one_agents,
     zero_bytes_are_refused_or_left_out,

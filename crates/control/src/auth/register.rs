@@ -2,9 +2,9 @@
 
 use axum::http::HeaderMap;
 use nexus_core::status::Hosting;
-use nexus_core::{AccountId, Hash32, Npub, UnixMs};
+use nexus_core::{AccountId, Hash32, Npub};
 use nexus_store::account::{self, Account};
-use nexus_store::{Audit, replay};
+use nexus_store::{Audit, Conflict};
 
 use crate::app::Shared;
 use crate::config::Registration;
@@ -18,11 +18,11 @@ pub async fn account_of(app: &Shared, pubkey: Npub, headers: &HeaderMap) -> Resu
     if let Some((account, _)) = account::by_member(&app.store, pubkey).await? {
         return Ok(account);
     }
-    match &app.config.registration {
-        Registration::Open => {}
+    let invite = match &app.config.registration {
+        Registration::Open => None,
         Registration::Closed => return Err(Problem::new(Code::RegistrationClosed)),
-        Registration::Invite { codes_sha256 } => use_invite(app, headers, codes_sha256).await?,
-    }
+        Registration::Invite { codes_sha256 } => Some(invited(headers, codes_sha256)?),
+    };
     let now = app.now();
     let id = AccountId::new(now, app.random());
     let account = Account {
@@ -42,14 +42,20 @@ pub async fn account_of(app: &Shared, pubkey: Npub, headers: &HeaderMap) -> Resu
         detail: "{}".to_owned(),
     };
     // Two first requests at once: both get the account that was made first.
-    Ok(account::ensure(&app.store, account, audit).await?)
+    account::ensure_invited(&app.store, account, invite, audit).await.map_err(|error| match error.conflict() {
+        Some(Conflict::Invite) => no_invite(),
+        _ => error.into(),
+    })
 }
 
-/// An invitation is spent before the account is made: a crash in between costs the invitation, never gives two.
-async fn use_invite(app: &Shared, headers: &HeaderMap, codes: &[String]) -> Result<(), Problem> {
-    let refused = || Problem::with(Code::InviteRequired, format!("send a valid code in `{INVITE_HEADER}`"));
-    let code = headers.get(INVITE_HEADER).and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
+/// The invitation that a request carries, if it is one. It is spent with the account that is made of it.
+fn invited(headers: &HeaderMap, codes: &[String]) -> Result<Hash32, Problem> {
+    let code = headers.get(INVITE_HEADER).and_then(|value| value.to_str().ok()).ok_or_else(no_invite)?;
     let hash = Hash32::sha256(code.trim().as_bytes());
     let known = codes.iter().any(|stored| stored.eq_ignore_ascii_case(&hash.to_string()));
-    if known && replay::use_once(&app.store, "invite", hash, UnixMs(i64::MAX)).await? { Ok(()) } else { Err(refused()) }
+    if known { Ok(hash) } else { Err(no_invite()) }
+}
+
+fn no_invite() -> Problem {
+    Problem::with(Code::InviteRequired, format!("send a valid code in `{INVITE_HEADER}`"))
 }
