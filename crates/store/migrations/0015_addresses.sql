@@ -14,3 +14,5 @@ CREATE TABLE outside_relay (
     problem TEXT,
     changed_at BIGINT NOT NULL
 ) CLUSTERED;
+-- How often a tick took it and bought nothing.
+ALTER TABLE inbox ADD COLUMN tries BIGINT NOT NULL DEFAULT 0;

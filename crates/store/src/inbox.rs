@@ -11,6 +11,8 @@ use crate::draft::Draft;
 use crate::row::Columns;
 use crate::{Batch, Conflict, Fence, Output, Result, Statement, Store};
 
+/// Ticks that may take a message and buy nothing, before it counts as handled.
+pub const MAX_TRIES: i64 = 3;
 /// Unhandled rows of one agent at most.
 pub const MAX_ROWS: i64 = 1_000;
 /// Unhandled payload bytes of one agent at most.
@@ -203,6 +205,13 @@ pub(crate) fn settle_statement(npub: Npub, id: i64, why: String) -> Statement {
     let sql = "UPDATE inbox SET handled = 1, payload = ?4, bytes = 0, note = ?3
         WHERE id = ?2 AND npub = ?1 AND handled = 0 AND tick_id IS NULL";
     Statement::write(sql, params![npub, id, why, Vec::<u8>::new()])
+}
+
+/// Gives back what a tick claimed, unless that was done [`MAX_TRIES`] times before.
+pub(crate) fn released_statement(npub: Npub, tick: TickId) -> Statement {
+    let sql = "UPDATE inbox SET tick_id = NULL, tries = tries + 1
+        WHERE npub = ?1 AND handled = 0 AND tick_id = ?2 AND tries < ?3";
+    Statement::write(sql, params![npub, tick, MAX_TRIES])
 }
 
 /// Marks everything that a tick claimed as handled; what it said is forgotten, that it came is not.

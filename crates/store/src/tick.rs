@@ -84,6 +84,8 @@ pub struct Commit {
     pub at: UnixMs,
     /// None: completed. Some: failed, with why.
     pub failed: Option<String>,
+    /// Nothing was bought or done: what it claimed is taken by another tick, some times.
+    pub again: bool,
     /// The new encrypted state; none leaves it.
     pub state: Option<NewState>,
     pub cost: Msat,
@@ -175,6 +177,9 @@ pub async fn commit(store: &Store, commit: Commit) -> Result<Vec<i64>> {
         }
     }
     draft.push(Statement::write("DELETE FROM journal WHERE tick_id = ?1", params![tick]));
+    if commit.again {
+        draft.push(inbox::released_statement(npub, tick));
+    }
     draft.push(inbox::handled_statement(npub, tick));
     draft.push(commit.change.statement(npub, at));
     draft.sides(&commit.side, npub, generation, Some(tick), at)?;

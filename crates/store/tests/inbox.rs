@@ -9,6 +9,7 @@ use common::{ALICE, Kind, NOW, World};
 use nexus_core::Npub;
 use nexus_core::trigger::Trigger;
 use nexus_store::inbox::{self, MAX_BYTES, MAX_ROWS, NewItem, Put};
+use nexus_store::tick::{self, Commit};
 use nexus_store::{Batch, Conflict};
 
 fn item(n: i64, bytes: usize) -> NewItem {
@@ -91,7 +92,30 @@ async fn old_handled_rows_are_forgotten(world: World) {
     assert_eq!(inbox::level(store, ALICE).await.unwrap().0, 4, "waiting rows are never purged");
 }
 
+/// What a tick took and bought nothing for is taken by others, as often as that may be.
+async fn what_nothing_was_bought_for_is_given_back(world: World) {
+    let store = &world.store;
+    let waiting =
+        async || inbox::pending(store, ALICE, 10).await.unwrap().into_iter().map(|item| item.id).collect::<Vec<_>>();
+    let put = inbox::put(store, item(1, 8)).await.unwrap();
+    assert_eq!(put, Put::Stored);
+    let rows = waiting().await;
+    for n in 1..=4_u8 {
+        let mut begin = world.begin(ALICE, n);
+        begin.inbox = rows.clone();
+        tick::begin(store, begin).await.unwrap();
+        assert!(waiting().await.is_empty());
+        let failed =
+            Commit { failed: Some("no_provider".into()), again: true, ..world.commit(ALICE, n, i64::from(n) + 1) };
+        tick::commit(store, failed).await.unwrap();
+        let back = n < 4;
+        assert_eq!(waiting().await, if back { rows.clone() } else { Vec::new() }, "after tick {n}");
+    }
+    assert_eq!(inbox::put(store, item(1, 8)).await.unwrap(), Put::Duplicate);
+}
+
 suite::suite!(
+    what_nothing_was_bought_for_is_given_back,
     rows_are_bounded,
     bytes_are_bounded,
     classes_are_namespaces,

@@ -382,7 +382,8 @@ impl Run<'_> {
     async fn commit(&mut self, end: End) -> Result<(), TurnError> {
         let now = self.pen.now();
         let spent = self.tick.spent();
-        self.fold_into_state(now);
+        let again = spent == Msat::ZERO && !self.taken.is_empty() && bought_nothing(end);
+        self.fold_into_state(now, again);
         let policy_version = self.opened.state.policy_version;
         // What was not thought about stays new: the next heartbeat tries again.
         if end == End::Completed && self.tick.approved().is_none() {
@@ -436,6 +437,7 @@ impl Run<'_> {
             tick: self.id,
             at: now,
             failed: failed.clone(),
+            again,
             state: Some(state),
             cost: spent,
             actions: serde_json::to_string(&views).unwrap_or_default(),
@@ -458,9 +460,10 @@ impl Run<'_> {
     }
 
     /// What this tick changes in the agent's own memory of the world.
-    fn fold_into_state(&mut self, now: UnixMs) {
+    fn fold_into_state(&mut self, now: UnixMs, again: bool) {
         let state = &mut self.opened.state;
-        for taken in &self.taken {
+        // What another tick will take was not acted on.
+        for taken in self.taken.iter().filter(|_| !again) {
             if let Some(effect) = taken.effect {
                 state.note_seen(effect);
             }
@@ -566,6 +569,14 @@ impl Run<'_> {
                 Some(Side::Provider { provider: request.provider, fact })
             })
             .collect()
+    }
+}
+
+/// Whether a tick ended before any money may have left: what it was for can be tried again without paying twice.
+const fn bought_nothing(end: End) -> bool {
+    match end {
+        End::Failed(Failure::NoProvider | Failure::Timeout | Failure::Stopped | Failure::PolicyRefused) => true,
+        End::Completed | End::Failed(Failure::PaymentUnresolved | Failure::PaidNotServed) => false,
     }
 }
 

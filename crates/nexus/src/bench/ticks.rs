@@ -119,6 +119,7 @@ impl Pen {
             tick,
             at,
             failed: None,
+            again: false,
             state: Some(NewState { version: agent.version + 1, after: agent.version, blob: blob.into() }),
             cost: Msat::new(1_000),
             actions: "[]".into(),

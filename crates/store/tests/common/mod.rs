@@ -207,6 +207,7 @@ impl World {
             tick: tick_id(n),
             at: NOW.plus_ms(5),
             failed: None,
+            again: false,
             state: Some(NewState { version, after: version - 1, blob: vec![2; 64].into() }),
             cost: Msat::new(7),
             actions: "[]".into(),

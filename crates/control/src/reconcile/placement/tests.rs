@@ -348,6 +348,7 @@ async fn a_drained_worker_hands_over_and_ends_its_ticks_first(mut world: World) 
         tick: id,
         at: world.now(),
         failed: None,
+        again: false,
         state: None,
         cost: Msat::ZERO,
         actions: "[]".into(),
