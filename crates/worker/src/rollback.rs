@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nexus_bus::Wake;
 use nexus_core::rollback::{Accepted, Mark, Rollback, Standing, compare};
-use nexus_nostr::event::{npub, public_key};
+use nexus_nostr::event::{created_at, npub, public_key};
 use nexus_nostr::kinds;
 use nexus_nostr::relay_pool::{Fetched, Interest};
 use nexus_nostr::state::read_anchor;
@@ -29,6 +29,8 @@ use crate::wallet::say;
 const LOOKUP: Duration = Duration::from_millis(1_500);
 /// Anchors, and claims, looked at: one for each relay is usual.
 const MAX_EVENTS: usize = 16;
+/// What anchors are signed along.
+const ANCHOR: &str = "39201:state";
 /// After this the relays are asked again, as long as some of them did not answer.
 const AGAIN_MS: u64 = 300_000;
 
@@ -38,6 +40,8 @@ pub(crate) struct Found {
     pub rollback: Rollback,
     stored: Option<Mark>,
     anchors: Vec<Mark>,
+    /// When the latest of them was signed, in seconds.
+    last_at: i64,
 }
 
 /// Compares what is stored with the agent's own public word, once at each placement: its state's anchors, and where it
@@ -67,7 +71,10 @@ pub(crate) async fn look(
             }
             None
         }
-        Err(rollback) => Some(Found { rollback, stored, anchors }),
+        Err(rollback) => {
+            let anchors_at = word.iter().filter(|event| read_anchor(event).is_ok()).map(|event| created_at(event));
+            Some(Found { rollback, stored, anchors, last_at: anchors_at.max().unwrap_or(0) })
+        }
     })
 }
 
@@ -182,6 +189,9 @@ async fn accept(
         Ok(_) | Err(_) => return Ok(Err("it names another state or another anchor: look again".to_owned())),
     }
     opened.overruled = i64::try_from(found.rollback.anchor().version).unwrap_or(i64::MAX - 1);
+    // The older state does not remember when it was signed last: relays would take what is no later for the older one.
+    let stamp = opened.state.created_at.entry(ANCHOR.to_owned()).or_insert(found.last_at);
+    *stamp = (*stamp).max(found.last_at);
     opened.state.note_command(verified.id);
     save_state(host, agent.generation, opened).await?;
     opened.rollback = None;
