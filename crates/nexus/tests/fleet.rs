@@ -476,6 +476,77 @@ fn zapped_and_called_while_its_worker_is_dead() {
     }
 }
 
+/// An owner is asked, answers while the agent's worker is dead, and then takes the agent away to a host of one process.
+#[test]
+fn asked_and_then_moved_away() {
+    let mut fleet = fleet();
+    let load = fleet.load();
+    let (passphrase, policy) = (fleet.dir.join("passphrase"), fleet.dir.join("supervised.json"));
+    std::fs::write(&policy, r#"{"autonomy": "supervised"}"#).unwrap();
+    let (passphrase, policy) = (passphrase.to_str().unwrap(), policy.to_str().unwrap());
+    let made = fleet.ok(&[
+        "agent",
+        "create",
+        "ida",
+        "--start",
+        "--passphrase-file",
+        passphrase,
+        "--policy-file",
+        policy,
+        "--heartbeat",
+        "1d",
+    ]);
+    let npub = common::find(&made, "npub").unwrap();
+    let hex = common::hex_of(&npub);
+    fleet.ok(&["agent", "fund", "ida", "--sats", "5000"]);
+    fleet.gifts += 1;
+    let friend = common::Friend::new(fleet.ready["relay"].as_str().unwrap());
+    let mention = friend.send(1, &hex, "may you answer?");
+    let asked = eventually(STUCK_SECS, || common::list(&fleet.ok(&["agent", "approvals", "ida"])).pop());
+    let asked = asked.unwrap_or_else(|| panic!("{}", fleet.ok(&["agent", "status", "ida"])));
+    let standing = ["worker-1", "worker-2", "worker-3", "worker-4"];
+    let host = *standing.iter().find(|name| fleet.agents_of(name).contains(&"ida".to_owned())).unwrap();
+    fleet.kill(host);
+    fleet.ok(&["agent", "approve", "ida", asked["id"].as_str().unwrap()]);
+    friend.answer(1, &hex, Some(&mention));
+    fleet.restart(host);
+
+    // One process elsewhere, the same owner, the same development network.
+    let place = common::Place::of(&fleet.dir.join("config"), fleet.ready["devnet"].as_str().unwrap());
+    let contexts = nexus_client::Contexts::at(place.path("config"));
+    let owner = contexts.select(Some("fleet")).unwrap();
+    contexts.save(&nexus_client::Context { name: "dev".into(), ..owner }).unwrap();
+    let other = place.start(&[]);
+    place.ok(&["context", "use", "dev"]);
+    let backup = fleet.dir.join("ida.backup");
+    fleet.ok(&["agent", "export", "ida", "--move", "--out", backup.to_str().unwrap()]);
+    let imported =
+        place.run(&["agent", "import", backup.to_str().unwrap(), "--passphrase-file", passphrase, "--start"]);
+    assert_eq!(imported.0, 0, "{}\n{}", imported.2, other.logged());
+    let (code, _, said) = fleet.run(&["agent", "status", &npub]);
+    assert!(code == 3 && said.contains("[moved]") && said.contains(&place.api()), "{said}");
+    let keys = "SELECT COUNT(*) FROM agent a LEFT JOIN agent_sealed s USING (npub) LEFT JOIN agent_wrap w USING (npub)
+        WHERE a.name = 'ida' AND (s.sealed_key IS NOT NULL OR w.ciphertext IS NOT NULL)";
+    assert_eq!(fleet.number(keys), 0);
+    let balance = eventually(STUCK_SECS, || place.status("ida")["balance_sats"].as_u64());
+    assert!(balance.is_some_and(|sats| (4_000..=5_000).contains(&sats)), "{balance:?}");
+    let there = common::Friend { relay: place.relay(), ..common::Friend::new(&place.relay()) };
+    there.send(1, &hex, "and here?");
+    let asked = eventually(STUCK_SECS, || common::list(&place.ok(&["agent", "approvals", "ida"])).pop());
+    assert!(asked.is_some(), "{}\n{}", place.status("ida"), other.logged());
+    assert_eq!(other.interrupt(), 0);
+    // What it paid there, and what is forgotten of it here, this fleet's books do not know.
+    let paid = "SELECT COUNT(*) FROM payment WHERE state = 'settled'";
+    let there = rusqlite::Connection::open(place.database()).unwrap();
+    let there: usize = there.query_row(paid, [], |row| row.get(0)).unwrap();
+    let paid_here =
+        "SELECT COUNT(*) FROM payment p JOIN agent a USING (npub) WHERE a.name = 'ida' AND p.state = 'settled'";
+    let here = usize::try_from(fleet.number(paid_here)).unwrap();
+    fleet.ok(&["agent", "delete", &npub, "--forfeit", "--yes"]);
+    fleet.gifts += there + here;
+    fleet.holds(load, "asked and moved away");
+}
+
 #[test]
 fn a_scaler_follows_the_load() {
     let mut fleet = fleet();

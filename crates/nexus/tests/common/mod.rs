@@ -54,6 +54,13 @@ impl Place {
         Self { devnet: other.devnet.clone(), ..place }
     }
 
+    /// A host for the owner of these contexts, on the development network at that place.
+    pub fn of(config: &Path, devnet: &str) -> Self {
+        let place = Self::new();
+        copy(config, &place.path("config"));
+        Self { devnet: devnet.into(), ..place }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
