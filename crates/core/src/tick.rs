@@ -19,7 +19,9 @@ use crate::time::UnixMs;
 use crate::trigger::Trigger;
 
 /// Version of the records below, beside each journal row. Another one parks the agent by name.
-pub const RECORD_VERSION: u32 = 2;
+///
+/// 3: memory is summed up; the state remembers what was published and the month's spending.
+pub const RECORD_VERSION: u32 = 3;
 /// Providers tried in one tick.
 pub const MAX_ATTEMPTS: u8 = 3;
 /// Records in one tick's journal: far above what 16 actions and three providers need.

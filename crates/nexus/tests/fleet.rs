@@ -22,6 +22,7 @@ use common::eventually;
 use fleet::{STUCK_SECS, fleet};
 use nexus_seal::webhook::WebhookKey;
 use nexus_testkit::proxy::{Proxy, Rule, Upstream};
+use nexus_worker::WIRE_VERSION;
 use serde_json::{Value, json};
 
 /// What a worker says when it hears that it was given up.
@@ -339,18 +340,21 @@ fn a_region_is_lost_and_comes_back() {
 #[test]
 fn two_releases_side_by_side() {
     let mut fleet = fleet();
+    let (this, next) = (WIRE_VERSION, WIRE_VERSION + 1);
     let old = ["worker-1", "worker-2", "worker-3", "worker-4"];
     let ignored = |fleet: &fleet::Fleet| fleet.metric("control-1", "nexus_bus_ignored");
     let before = ignored(&fleet);
-    fleet.order("worker worker-5 eu NEXUS_FAULT_VERSION=3 NEXUS_FAULT=before:await_result");
+    fleet.order(&format!("worker worker-5 eu NEXUS_FAULT_VERSION={next} NEXUS_FAULT=before:await_result"));
     fleet.has_agents("worker-5");
     let load = fleet.load();
     fleet.says("worker-5", "fault reached", STUCK_SECS);
     // What it says on the bus nobody of the old release takes for a wake; both go on, on timers.
     let counted = eventually(30, || (ignored(&fleet) > before).then_some(()));
     assert!(counted.is_some(), "messages of another version are ignored and counted");
-    let newer = "SELECT a.name FROM agent a JOIN tick t USING (npub) JOIN journal j USING (tick_id)
-        WHERE t.status = 'open' AND j.version = 3 GROUP BY a.name";
+    let newer = &format!(
+        "SELECT a.name FROM agent a JOIN tick t USING (npub) JOIN journal j USING (tick_id)
+            WHERE t.status = 'open' AND j.version = {next} GROUP BY a.name"
+    );
     let agent =
         eventually(30, || fleet.rows(newer).first().map(|row| row[0].clone())).expect("a tick of the new release");
     fleet.kill("worker-5");
@@ -365,7 +369,7 @@ fn two_releases_side_by_side() {
 
     // Should an old worker be given it all the same, it names what it can't read, and gives it back.
     let crashed: f64 = old.iter().map(|worker| fleet.metric(worker, "nexus_turns_crashed_total")).sum();
-    fleet.rows(&format!("UPDATE agent SET reader_version = 2 WHERE name = '{agent}'"));
+    fleet.rows(&format!("UPDATE agent SET reader_version = {this} WHERE name = '{agent}'"));
     let refused = eventually(STUCK_SECS, || {
         let said = |worker: &&str| fleet.log(worker).contains("written by a newer worker; given back");
         old.iter().any(said).then_some(())
@@ -380,7 +384,7 @@ fn two_releases_side_by_side() {
     });
     assert!(waits.is_some(), "{}", reason(&fleet));
     let known = format!("SELECT reader_version FROM agent WHERE name = '{agent}' AND worker_id IS NULL");
-    let known = eventually(STUCK_SECS, || (fleet.rows(&known) == [["3"]]).then_some(()));
+    let known = eventually(STUCK_SECS, || (fleet.rows(&known) == [[next.to_string()]]).then_some(()));
     assert!(known.is_some(), "the planner knows again who reads it");
     let now: f64 = old.iter().map(|worker| fleet.metric(worker, "nexus_turns_crashed_total")).sum();
     assert_eq!(now, crashed, "nobody crashed over it");
@@ -388,12 +392,12 @@ fn two_releases_side_by_side() {
 
     // Its home's workers are too old, so it goes on away from home, where it left off, unless it may not leave.
     let region = if agent == "dora" { "eu" } else { "us" };
-    fleet.order(&format!("worker worker-6 {region} NEXUS_FAULT_VERSION=3"));
+    fleet.order(&format!("worker worker-6 {region} NEXUS_FAULT_VERSION={next}"));
     let resumed = eventually(STUCK_SECS, || fleet.rows(newer).is_empty().then_some(()));
     assert!(resumed.is_some(), "the new release does not go on: {}", reason(&fleet));
     fleet.holds(load, "two releases");
     // What the new release wrote stays with it: those that come after this test read it too.
-    fleet.rows("UPDATE agent SET reader_version = 2");
+    fleet.rows(&format!("UPDATE agent SET reader_version = {this}"));
 }
 
 #[test]
