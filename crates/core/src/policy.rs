@@ -93,11 +93,17 @@ pub struct Compute {
 pub enum WalletChoice {
     /// The development network.
     Dev {},
+    /// Ecash of a mint, which holds the money.
     Cashu {
+        /// Its URL.
         mint: String,
     },
-    Nwc {},
+    /// A wallet elsewhere, by the connection that the owner gave; only one to this wallet service is used.
+    Nwc { wallet: Npub },
+    /// Experimental.
     Spark {},
+    /// An account at the operator's node: the operator's money, by its word the agent's.
+    Lnd {},
 }
 
 impl Default for WalletChoice {

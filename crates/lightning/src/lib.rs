@@ -12,6 +12,7 @@ pub mod devnet;
 pub mod driver;
 pub mod lnd;
 pub mod nwc;
+pub mod storage;
 mod wire;
 
 pub use bolt11::{Bolt11, Bolt11Error, Network, decode_bolt11};
@@ -20,3 +21,4 @@ pub use driver::{
     InvoiceRequest, InvoiceState, Kind, Pay, PayRequest, Preimage, PreimageProof, Quote, Receive, Resolve, Settlement,
     WalletDriver, WalletError,
 };
+pub use storage::{StorageError, WalletStorage};

@@ -55,6 +55,7 @@ impl Front {
                 generation: Generation(1),
                 next_tick_at: None,
                 state_version: u32::try_from(state.version).unwrap_or(1),
+                wallet: Vec::new(),
                 spent: None,
                 held: Some(away.clone()),
             };

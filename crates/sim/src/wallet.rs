@@ -7,7 +7,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use nexus_core::payment::{FailureClass, Outcome};
-use nexus_core::policy::WalletChoice;
 use nexus_core::time::random;
 use nexus_core::{Clock, Hash32, Msat, Npub};
 use nexus_lightning::{
@@ -16,8 +15,7 @@ use nexus_lightning::{
     WalletError,
 };
 use nexus_store::payment;
-use nexus_vault::WalletSeed;
-use nexus_worker::{WalletUnavailable, Wallets};
+use nexus_worker::{Purse, WalletUnavailable, Wallets};
 use tokio::sync::oneshot;
 
 use crate::dice::Dice;
@@ -37,12 +35,14 @@ pub struct SimWallets {
 }
 
 impl Wallets for SimWallets {
-    fn open(&self, _choice: &WalletChoice, seed: &WalletSeed) -> Result<Arc<dyn WalletDriver>, WalletUnavailable> {
-        let words = seed.expose_words();
-        let agent = self.world.agents.iter().find(|agent| agent.wallet_words == words.expose());
-        let owner = agent.map(|agent| agent.npub).ok_or_else(|| WalletUnavailable("nobody's wallet".into()))?;
-        let (world, process, dice) = (self.world.clone(), self.process.clone(), self.dice.clone());
-        Ok(Arc::new(SimWallet { owner, world, process, dice }))
+    fn open(&self, purse: Purse) -> BoxFuture<'_, Result<Arc<dyn WalletDriver>, WalletUnavailable>> {
+        Box::pin(async move {
+            let words = purse.seed.expose_words();
+            let agent = self.world.agents.iter().find(|agent| agent.wallet_words == words.expose());
+            let owner = agent.map(|agent| agent.npub).ok_or_else(|| WalletUnavailable("nobody's wallet".into()))?;
+            let (world, process, dice) = (self.world.clone(), self.process.clone(), self.dice.clone());
+            Ok(Arc::new(SimWallet { owner, world, process, dice }) as Arc<dyn WalletDriver>)
+        })
     }
 
     fn network(&self) -> Network {

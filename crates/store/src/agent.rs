@@ -592,7 +592,7 @@ pub async fn make_due(store: &Store, npub: Npub, at: UnixMs) -> Result<()> {
 }
 
 /// Everything that hangs off an agent, the rows that others point at last.
-const DELETES: [&str; 19] = [
+const DELETES: [&str; 20] = [
     "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1)",
     "DELETE FROM tick WHERE npub = ?1",
     "DELETE FROM inbox WHERE npub = ?1",
@@ -602,6 +602,7 @@ const DELETES: [&str; 19] = [
     "DELETE FROM publication WHERE npub = ?1",
     "DELETE FROM wallet_request WHERE npub = ?1",
     "DELETE FROM invoice_watch WHERE npub = ?1",
+    "DELETE FROM wallet_record WHERE npub = ?1",
     "DELETE FROM approval WHERE npub = ?1",
     "DELETE FROM hook WHERE npub = ?1",
     "DELETE FROM webhook_delivery WHERE npub = ?1",

@@ -44,7 +44,7 @@ const LOAD: &str = "restore the database";
 const NOTE: &str = "note a backup";
 
 /// How many tables are kept, each with a line that names it.
-pub const TABLES: usize = 37;
+pub const TABLES: usize = 38;
 /// Tables of which every row is kept.
 const KEPT: &[&str; TABLES] = &[
     "installation",
@@ -76,6 +76,7 @@ const KEPT: &[&str; TABLES] = &[
     "blob",
     "approval",
     "invoice_watch",
+    "wallet_record",
     "hook",
     "ledger_entry",
     "ledger_line",

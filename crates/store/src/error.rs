@@ -108,6 +108,8 @@ pub enum Conflict {
     /// This wallet already has a payment of this hash.
     #[error("this wallet already has a payment of this invoice")]
     PaymentHash,
+    #[error("the wallet keeps this already")]
+    WalletRecord,
     /// The payment is not in the state that the transition starts from.
     #[error("the payment is not {expected}")]
     PaymentState { expected: String },

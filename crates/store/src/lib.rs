@@ -52,6 +52,7 @@ pub mod schedule;
 pub mod side;
 pub mod tick;
 pub mod token;
+pub mod wallet_record;
 pub mod wallet_request;
 pub mod webhook;
 pub mod worker;

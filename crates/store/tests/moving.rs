@@ -32,6 +32,7 @@ fn arriving(agent: NewAgent, generation: i64, held: Option<&str>) -> Arrival {
         generation: Generation(generation),
         next_tick_at: Some(NOW),
         state_version: 7,
+        wallet: Vec::new(),
         spent: Some(WindowSpend { day: 20_000, settled: Msat::sats(5) }),
         held: held.map(str::to_owned),
     }

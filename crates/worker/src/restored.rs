@@ -28,7 +28,7 @@ const RETRY_MS: u64 = 5_000;
 /// Compares wallet and books, once. Until that is done the agent waits, and its reason says for what.
 pub(crate) async fn reconcile(pen: &Pen<'_>, agent: &mut Agent, opened: &mut Opened) -> Result<(), TurnError> {
     let (store, now) = (&pen.host.store, pen.now());
-    let driver = wallet::open(pen.host, opened)?;
+    let driver = wallet::open(pen.host, opened).await?;
     recover::payments(pen, &*driver, None).await?;
     let open = payment::open(store, pen.npub).await?.len();
     if open > 0 {

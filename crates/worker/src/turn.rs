@@ -248,7 +248,7 @@ async fn attempt(
     }
     let (requests, withdrew) = withdraw::answer(&pen, &agent, &mut opened, requests, stop).await?;
     let asked = wallet::answer(host, &agent, &opened, requests).await?;
-    let driver = wallet::open(host, &opened)?;
+    let driver = wallet::open(host, &opened).await?;
     let resolved = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
 
     if let Some(open) = open {

@@ -7,6 +7,7 @@ use nexus_core::policy::{Custody, Policy};
 use nexus_core::rollback::Mark;
 use nexus_core::state::AgentState;
 use nexus_core::{Generation, Hash32, Npub};
+use nexus_lightning::WalletStorage;
 use nexus_seal::blob::Purpose;
 use nexus_seal::{Signer, SignerError, Wrap, verify_policy};
 use nexus_store::agent::{self, Agent, Made};
@@ -17,6 +18,7 @@ use nexus_vault::{AgentKeys, VaultError, WalletSeed};
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::host::Host;
+use crate::kept::Kept;
 use crate::readers;
 use crate::rollback::{self, Found};
 use crate::secrets::{self, Secrets, signer_problem};
@@ -31,6 +33,7 @@ pub(crate) struct Opened {
     pub custody: Custody,
     pub signer: Arc<dyn Signer>,
     pub wallet_seed: WalletSeed,
+    pub wallet_storage: Arc<dyn WalletStorage>,
     pub keys: AgentKeys,
     /// The policy to obey, or why there is none.
     pub policy: Result<Policy, PolicyProblem>,
@@ -60,19 +63,21 @@ impl Opened {
 }
 
 /// Opens what is stored of an agent. Whatever does not fit together parks the agent under a name.
-pub(crate) async fn unlock(host: &Host, agent: &Agent) -> Result<Opened, TurnError> {
+pub(crate) async fn unlock(host: &Arc<Host>, agent: &Agent) -> Result<Opened, TurnError> {
     let npub = agent.npub;
     let sealed = agent::sealed(&host.store, npub).await?.ok_or(TurnError::Stale)?;
     let secrets = secrets::of(host, agent, &sealed).await?;
     let (keys, readers, state, stored) = open_state(host, agent, &secrets).await?;
     let rollback = rollback::look(host, agent, sealed.claim.as_deref(), stored).await?;
     let (policy, policy_digest) = open_policy(sealed.policy.as_ref().map(|p| p.event.as_str()), &secrets, &state);
+    let wallet_storage = Kept::new(host, agent, &keys, &secrets.wallet);
     let mut opened = Opened {
         npub,
         owner: secrets.owner,
         custody: secrets.custody,
         signer: secrets.signer,
         wallet_seed: secrets.wallet,
+        wallet_storage: Arc::new(wallet_storage),
         keys,
         policy,
         policy_digest,

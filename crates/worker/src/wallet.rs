@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use nexus_core::policy::WalletChoice;
-use nexus_core::{Hash32, Msat};
+use nexus_core::{Hash32, Msat, Npub};
 use nexus_lightning::devnet::{AccountKey, Devnet};
-use nexus_lightning::{Description, InvoiceRequest, Network, WalletDriver, WalletError};
+use nexus_lightning::{Description, InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage};
 use nexus_store::agent::Agent;
 use nexus_store::invoice_watch::{self, InvoiceWatch};
 use nexus_store::wallet_request::{self, Answer, PUBLIC_INVOICE, WalletRequest};
@@ -26,9 +27,19 @@ pub(crate) const WALLET_TIMEOUT: Duration = Duration::from_secs(8);
 #[error("{0}")]
 pub struct WalletUnavailable(pub String);
 
+/// What an agent's wallet is opened with.
+#[derive(Clone)]
+pub struct Purse {
+    pub npub: Npub,
+    pub choice: WalletChoice,
+    pub seed: WalletSeed,
+    /// What the driver keeps, closed under the agent's data key.
+    pub storage: Arc<dyn WalletStorage>,
+}
+
 /// Opens agents' wallets.
 pub trait Wallets: Send + Sync {
-    fn open(&self, choice: &WalletChoice, seed: &WalletSeed) -> Result<Arc<dyn WalletDriver>, WalletUnavailable>;
+    fn open(&self, purse: Purse) -> BoxFuture<'_, Result<Arc<dyn WalletDriver>, WalletUnavailable>>;
 
     /// The Lightning network that invoices must be for.
     fn network(&self) -> Network;
@@ -43,16 +54,17 @@ pub trait Wallets: Send + Sync {
 pub struct DevWallets(pub Devnet);
 
 impl Wallets for DevWallets {
-    fn open(&self, choice: &WalletChoice, seed: &WalletSeed) -> Result<Arc<dyn WalletDriver>, WalletUnavailable> {
-        match choice {
+    fn open(&self, purse: Purse) -> BoxFuture<'_, Result<Arc<dyn WalletDriver>, WalletUnavailable>> {
+        let opened: Result<Arc<dyn WalletDriver>, _> = match purse.choice {
             WalletChoice::Dev {} => {
-                let key = AccountKey::from_wallet_seed(seed.expose_seed().expose());
+                let key = AccountKey::from_wallet_seed(purse.seed.expose_seed().expose());
                 Ok(Arc::new(self.0.wallet(key)))
             }
-            WalletChoice::Cashu { .. } | WalletChoice::Nwc {} | WalletChoice::Spark {} => {
+            WalletChoice::Cashu { .. } | WalletChoice::Nwc { .. } | WalletChoice::Spark {} | WalletChoice::Lnd {} => {
                 Err(WalletUnavailable("this host has only development wallets: use `wallet: dev` in the policy".into()))
             }
-        }
+        };
+        Box::pin(async { opened })
     }
 
     fn network(&self) -> Network {
@@ -62,18 +74,20 @@ impl Wallets for DevWallets {
     fn home(&self, choice: &WalletChoice) -> Option<String> {
         match choice {
             WalletChoice::Dev {} => self.0.node().map(|node| format!("devnet:{node}")),
-            WalletChoice::Cashu { .. } | WalletChoice::Nwc {} | WalletChoice::Spark {} => None,
+            WalletChoice::Cashu { .. } | WalletChoice::Nwc { .. } | WalletChoice::Spark {} | WalletChoice::Lnd {} => {
+                None
+            }
         }
     }
 }
 
 /// The wallet that the policy names.
-pub(crate) fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>, TurnError> {
+pub(crate) async fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>, TurnError> {
     // Without a policy nothing is spent, but the agent can be funded: at the host's own kind of wallet.
     let choice = opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default();
-    host.wallets
-        .open(&choice, &opened.wallet_seed)
-        .map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
+    let (npub, seed, storage) = (opened.npub, opened.wallet_seed.clone(), opened.wallet_storage.clone());
+    let driver = host.wallets.open(Purse { npub, choice, seed, storage }).await;
+    driver.map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
 }
 
 /// Whether the wallet that would be opened here is the agent's own. On another network the same key has another account: an
@@ -137,7 +151,7 @@ pub(crate) async fn answer(
     let answered = !requests.is_empty();
     for request in requests {
         let room = request.kind != PUBLIC_INVOICE || has_room(host, agent).await?;
-        let (answer, invoice) = match open(host, opened) {
+        let (answer, invoice) = match open(host, opened).await {
             Ok(_) if !room => {
                 (Answer::Failed("too many invoices wait to be paid: try again in some minutes".into()), None)
             }

@@ -65,7 +65,7 @@ async fn command(
         Ok(read) => read,
         Err(why) => return Ok(Err(why)),
     };
-    let driver = wallet::open(pen.host, opened)?;
+    let driver = wallet::open(pen.host, opened).await?;
     let new = match payable(pen, &*driver, &verified, &asked).await {
         Ok(new) => new,
         Err(why) => return Ok(Err(why)),

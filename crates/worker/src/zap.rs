@@ -105,7 +105,7 @@ pub(crate) async fn paid(host: &Host, opened: &Opened, receipt: &Event) -> Resul
         return Ok(());
     }
     let hash = invoice(receipt)?.hash;
-    let wallet = wallet::open(host, opened).map_err(Closed::Now)?;
+    let wallet = wallet::open(host, opened).await.map_err(Closed::Now)?;
     match tokio::time::timeout(wallet::WALLET_TIMEOUT, wallet.lookup_invoice(hash)).await {
         Ok(Ok(InvoiceState::Settled { .. })) => Ok(()),
         Ok(Ok(_)) => Err(Closed::For("zap_not_paid")),

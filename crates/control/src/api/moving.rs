@@ -12,6 +12,7 @@ use nexus_seal::backup::{BackupBlob, BlobKind, MAX_UNRESOLVED, Unresolved};
 use nexus_seal::claim::{Weighed, verify_claim, weigh};
 use nexus_seal::{Backup, BackupError, HostClaim, ImportAgent, VerifiedBackup, Wrap, WrapRecipient};
 use nexus_store::agent::{self, Agent, Arrival, Departure, NewAgent, Sealed};
+use nexus_store::wallet_record::{self, WalletRecord};
 use nexus_store::{Audit, Conflict, StoreError, payment};
 use nostr::event::Event;
 use serde::Serialize;
@@ -66,6 +67,11 @@ async fn backup(app: &Shared, agent: &Agent) -> Answer<Backup> {
         name: String::new(),
         ciphertext: nexus_seal::Sealed(state.blob),
     });
+    let wallet = wallet_record::all(&app.store, npub).await?.into_iter().map(|record| BackupBlob {
+        kind: BlobKind::Wallet,
+        name: format!("{}/{}", record.space, record.name),
+        ciphertext: nexus_seal::Sealed(record.blob),
+    });
     let unresolved = payment::unresolved(&app.store, npub).await?;
     let event = |text: &str| serde_json::from_str::<Event>(text).map_err(|error| Problem::internal("policy", &error));
     let policy = sealed.policy.as_ref().map(|policy| event(&policy.event)).transpose()?;
@@ -83,7 +89,7 @@ async fn backup(app: &Shared, agent: &Agent) -> Answer<Backup> {
         mnemonic_encrypted: sealed.mnemonic_encrypted,
         inbox_recipient: sealed.inbox_recipient.and_then(|recipient| recipient.parse().ok()),
         wraps,
-        blobs: state.into_iter().collect(),
+        blobs: state.into_iter().chain(wallet).collect(),
         wallet_place,
         unresolved: unresolved
             .into_iter()
@@ -102,7 +108,9 @@ fn wallet_place(app: &Shared, policy: Option<&Event>) -> Option<String> {
     match Policy::parse(&policy?.content).ok()?.wallet {
         WalletChoice::Dev {} => app.config.devnet_place.clone(),
         WalletChoice::Cashu { mint } => Some(mint),
-        WalletChoice::Nwc {} | WalletChoice::Spark {} => None,
+        WalletChoice::Nwc { .. } | WalletChoice::Spark {} => None,
+        // What is there has to be taken out first: it is this operator's.
+        WalletChoice::Lnd {} => Some(app.config.origin()),
     }
 }
 
@@ -266,6 +274,8 @@ fn arrival(
     };
     let claim = serde_json::to_string(&body.claim).map_err(|error| Problem::internal("claim", &error))?;
     let state = backup.blob(BlobKind::State).map(<[u8]>::to_vec);
+    let wallet = backup.blobs.iter().filter(|blob| blob.kind == BlobKind::Wallet).map(wallet_record);
+    let wallet = wallet.collect::<Answer<Vec<WalletRecord>>>()?;
     let agent = NewAgent {
         npub: backup.npub,
         account: caller.id(),
@@ -289,9 +299,19 @@ fn arrival(
         generation: backup.generation,
         next_tick_at: backup.next_tick_at,
         state_version: body.state_version.unwrap_or(1),
+        wallet,
         spent: body.spent,
         held,
     })
+}
+
+/// What a wallet's driver kept, as [`backup`] named it.
+fn wallet_record(blob: &BackupBlob) -> Answer<WalletRecord> {
+    let unknown =
+        || Problem::with(Code::BackupInvalid, format!("the backup's wallet record {:?} has no such name", blob.name));
+    let (space, name) = blob.name.split_once('/').ok_or_else(unknown)?;
+    let name = name.parse().map_err(|_| unknown())?;
+    Ok(WalletRecord { space: space.to_owned(), name, blob: blob.ciphertext.0.clone() })
 }
 
 /// The agent's latest host claim known here: its own word where it lives. Anyone may ask: relays carry it too.

@@ -122,7 +122,11 @@ pub fn wallet_supported(app: &Shared, policy: &Policy) -> Answer<()> {
             let detail = "this host has no development wallets: name another wallet in the policy";
             Err(Problem::with(Code::PolicyInvalid, detail))
         }
-        WalletChoice::Dev {} | WalletChoice::Cashu { .. } | WalletChoice::Nwc {} | WalletChoice::Spark {} => Ok(()),
+        WalletChoice::Dev {}
+        | WalletChoice::Cashu { .. }
+        | WalletChoice::Nwc { .. }
+        | WalletChoice::Spark {}
+        | WalletChoice::Lnd {} => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use futures_util::future::BoxFuture;
 use nexus_bus::LocalBus;
 use nexus_control::{ControlConfig, ControlParts, Metrics};
 use nexus_core::status::Hosting;
@@ -21,8 +22,8 @@ use nexus_nostr::{PoolConfig, RelayPool};
 use nexus_store::account::{self, Account};
 use nexus_store::agent::{self, NewAgent, Sealed};
 use nexus_store::{Audit, Store, placement};
-use nexus_vault::{PoolIdentity, WalletSeed};
-use nexus_worker::{Faults, WalletUnavailable, Wallets, WorkerConfig, WorkerParts};
+use nexus_vault::PoolIdentity;
+use nexus_worker::{Faults, Purse, WalletUnavailable, Wallets, WorkerConfig, WorkerParts};
 use rusqlite::{Connection, params};
 use tokio_util::sync::CancellationToken;
 
@@ -67,12 +68,8 @@ impl Running {
 struct NoWallets;
 
 impl Wallets for NoWallets {
-    fn open(
-        &self,
-        _: &nexus_core::policy::WalletChoice,
-        _: &WalletSeed,
-    ) -> Result<Arc<dyn WalletDriver>, WalletUnavailable> {
-        Err(WalletUnavailable("there is no money in this measurement".into()))
+    fn open(&self, _: Purse) -> BoxFuture<'_, Result<Arc<dyn WalletDriver>, WalletUnavailable>> {
+        Box::pin(async { Err(WalletUnavailable("there is no money in this measurement".into())) })
     }
 
     fn network(&self) -> Network {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::future::BoxFuture;
 use nexus_bus::Topic;
-use nexus_core::policy::WalletChoice;
 use nexus_core::time::random;
 use nexus_core::{Clock, Entropy, WorkerId};
 use nexus_lightning::devnet::{self, Devnet};
 use nexus_lightning::{Network, WalletDriver};
-use nexus_vault::{PoolIdentity, WalletSeed};
-use nexus_worker::{DevWallets, Extras, Vitals, WalletUnavailable, Wallets};
+use nexus_vault::PoolIdentity;
+use nexus_worker::{DevWallets, Extras, Purse, Vitals, WalletUnavailable, Wallets};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -115,8 +115,9 @@ fn wallets(devnet: Option<&Devnet>) -> Arc<dyn Wallets> {
 struct NoWallets;
 
 impl Wallets for NoWallets {
-    fn open(&self, _: &WalletChoice, _: &WalletSeed) -> Result<Arc<dyn WalletDriver>, WalletUnavailable> {
-        Err(WalletUnavailable("this worker has no driver for the wallet that the policy names".to_owned()))
+    fn open(&self, _: Purse) -> BoxFuture<'_, Result<Arc<dyn WalletDriver>, WalletUnavailable>> {
+        let text = "this worker has no driver for the wallet that the policy names";
+        Box::pin(async move { Err(WalletUnavailable(text.to_owned())) })
     }
 
     fn network(&self) -> Network {

@@ -14,6 +14,7 @@ use crate::draft::{Draft, rev};
 use crate::hosting::{self, Billed};
 use crate::idempotency::Idempotency;
 use crate::tick::NewState;
+use crate::wallet_record::{self, WalletRecord};
 use crate::{Audit, Conflict, Result, Statement, Store, blob, budget};
 
 const LEAVE: &str = "let an agent go";
@@ -40,6 +41,8 @@ pub struct Arrival {
     pub next_tick_at: Option<UnixMs>,
     /// The version of its state.
     pub state_version: u32,
+    /// What its wallet's driver keeps.
+    pub wallet: Vec<WalletRecord>,
     /// What it spent today, as its own state says.
     pub spent: Option<WindowSpend>,
     /// The claim that its own was weighed against.
@@ -110,7 +113,7 @@ async fn leave_from(
 }
 
 /// What was open ends here: the agent goes on elsewhere, from its last committed tick.
-fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 7] {
+fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 8] {
     [
         Statement::write(
             "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1 AND status = 'open')",
@@ -125,6 +128,7 @@ fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 7] {
         Statement::write("DELETE FROM wallet_request WHERE npub = ?1 AND outcome IS NULL", params![npub]),
         Statement::write("DELETE FROM invoice_watch WHERE npub = ?1", params![npub]),
         Statement::write("DELETE FROM hook WHERE npub = ?1", params![npub]),
+        wallet_record::forget_statement(npub),
     ]
 }
 
@@ -201,6 +205,10 @@ pub async fn arrive(
             "UPDATE agent_state SET version = ?2 WHERE npub = ?1",
             params![npub, arrival.state_version.max(1)],
         ));
+    }
+    draft.push(wallet_record::forget_statement(npub));
+    for record in arrival.wallet {
+        draft.push(record.insert_statement(npub, arrival.agent.created_at));
     }
     if let Some(spent) = arrival.spent {
         draft.push(budget::at_least(npub, &Window::Day(spent.day), spent.settled));
