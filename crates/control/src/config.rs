@@ -1,6 +1,6 @@
 //! What an operator may set for the control plane, and every limit in one place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -153,8 +153,8 @@ pub struct ControlConfig {
     /// How long an object that no row names is kept; longer than any tick.
     pub object_grace_ms: u64,
     pub operators: Operators,
-    /// Whether a policy may name a wallet of play money.
-    pub development_wallets: bool,
+    /// The wallets that a policy may name, by their backends' names: `cashu`, `nwc`, and `dev` for play money.
+    pub wallets: BTreeSet<&'static str>,
     /// Whether webhooks may go to this machine and to private networks: on a host of one's own.
     pub private_egress: bool,
     /// Where the development network is: backups of agents whose wallet is on it name it.
@@ -202,7 +202,7 @@ impl ControlConfig {
             retention: Retention::default(),
             object_grace_ms: 3_600_000,
             operators: Operators::Listed(Vec::new()),
-            development_wallets: false,
+            wallets: BTreeSet::new(),
             private_egress: false,
             devnet_place: None,
             operator_key: None,

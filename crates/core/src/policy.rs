@@ -106,6 +106,30 @@ pub enum WalletChoice {
     Lnd {},
 }
 
+impl WalletChoice {
+    /// The backend, as the policy and the command line name it.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Dev {} => "dev",
+            Self::Cashu { .. } => "cashu",
+            Self::Nwc { .. } => "nwc",
+            Self::Spark {} => "spark",
+            Self::Lnd {} => "lnd",
+        }
+    }
+
+    /// Whoever holds the money, in words for its owner.
+    pub const fn custody(&self) -> &'static str {
+        match self {
+            Self::Dev {} => "play money of the development network",
+            Self::Cashu { .. } => "custodial: the mint holds the money",
+            Self::Nwc { .. } => "elsewhere: whoever runs that wallet holds the money",
+            Self::Spark {} => "experimental: the agent's key and Spark's operators together",
+            Self::Lnd {} => "custodial: the operator of this host holds the money",
+        }
+    }
+}
+
 impl Default for WalletChoice {
     fn default() -> Self {
         Self::Dev {}

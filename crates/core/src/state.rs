@@ -8,6 +8,7 @@ use crate::approval::Waiting;
 use crate::availability::Month;
 use crate::id::{Hash32, Npub};
 use crate::money::Msat;
+use crate::policy::WalletChoice;
 use crate::time::UnixMs;
 
 /// Largest encoded state, in bytes.
@@ -81,6 +82,8 @@ pub struct AgentState {
     pub profile_digest: Option<Hash32>,
     /// What was last published at each address (`kind:d`) that the policy opens, as a digest.
     pub published: BTreeMap<String, Hash32>,
+    /// The wallet in force, once a worker has opened it: the policy's, except while payments of an earlier one are in flight.
+    pub wallet: Option<WalletChoice>,
     /// Which network or mint its wallet is on, once a worker has opened it: `<kind>:<what>`.
     pub wallet_home: Option<String>,
 }
@@ -89,6 +92,16 @@ impl std::fmt::Debug for AgentState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AgentState").field("version", &self.version).finish_non_exhaustive()
     }
+}
+
+/// What a policy's wallet is to the one in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wallet {
+    Same,
+    /// It is in force from now on.
+    Changed,
+    /// The earlier one stays in force until its payments are known: another could not say what became of them.
+    Waits,
 }
 
 /// State that grew over its bound.
@@ -110,6 +123,23 @@ impl AgentState {
             Some(_) | None => {
                 self.wallet_home = Some(home.to_owned());
                 true
+            }
+        }
+    }
+
+    /// Takes the wallet that the policy names; `resolved`: no payment is in flight, and no tick is open.
+    pub fn take_wallet(&mut self, named: &WalletChoice, resolved: bool) -> Wallet {
+        match &self.wallet {
+            Some(held) if held == named => Wallet::Same,
+            Some(_) if !resolved => Wallet::Waits,
+            Some(_) => {
+                self.wallet = Some(named.clone());
+                self.wallet_home = None;
+                Wallet::Changed
+            }
+            None => {
+                self.wallet = Some(named.clone());
+                Wallet::Same
             }
         }
     }
@@ -287,6 +317,19 @@ mod tests {
         let mut state = AgentState::default();
         let stamps = [5_000, 5_000, 4_000, 9_000].map(|now| state.next_created_at("39201:state", UnixMs(now)));
         assert_eq!(stamps, [5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn a_wallet_is_changed_when_nothing_is_in_flight_at_the_earlier_one() {
+        let (dev, mint) = (WalletChoice::Dev {}, WalletChoice::Cashu { mint: "https://mint.example".into() });
+        let mut state = AgentState::default();
+        assert_eq!(state.take_wallet(&dev, false), Wallet::Same, "the first");
+        assert!(state.take_wallet_home("devnet:a"));
+        assert_eq!(state.take_wallet(&mint, false), Wallet::Waits);
+        assert_eq!((state.wallet.as_ref(), state.wallet_home.as_deref()), (Some(&dev), Some("devnet:a")));
+        assert_eq!(state.take_wallet(&mint, true), Wallet::Changed);
+        assert_eq!((state.wallet.as_ref(), state.wallet_home.as_deref()), (Some(&mint), None));
+        assert_eq!(state.take_wallet(&mint, false), Wallet::Same);
     }
 
     #[test]

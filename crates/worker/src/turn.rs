@@ -58,6 +58,8 @@ const POLICY_RETRY_MS: u64 = 60_000;
 const NO_PROVIDER_MS: i64 = 5_000;
 /// And when there was none before: longer than what makes an agent too busy to be moved.
 const STILL_NO_PROVIDER_MS: i64 = 15_000;
+/// Until payments that hold something up are asked about again.
+const RESOLVE_MS: u64 = 1_000;
 /// The reason of an agent that a newer worker wrote, and when it is looked at again at the latest.
 const NEWER: &str = "newer_version";
 const NEWER_RETRY_MS: i64 = 60_000;
@@ -231,6 +233,7 @@ async fn attempt(
         wallet::refuse(host, &agent, requests, &text).await?;
         return Err(TurnError::parked(STATE_ROLLBACK, text, POLICY_RETRY_MS));
     }
+    let named = wallet::take(&pen, &mut agent, &mut opened, open.is_none() && payments.is_empty()).await?;
     if let Err(error) = wallet::at_home(host, &mut opened) {
         if let TurnError::Parked { text, .. } = &error {
             wallet::refuse(host, &agent, requests, text).await?;
@@ -277,6 +280,10 @@ async fn attempt(
     // Without a policy nobody knows who may wake the agent or what it may do: everything waits, and says so.
     if let Err(problem) = &opened.policy {
         return Err(TurnError::parked(problem.code, problem.text.clone(), POLICY_RETRY_MS));
+    }
+    if !named {
+        let text = "its policy names another wallet: that is used once the payments of the one before are known";
+        return Err(TurnError::parked(wallet::CHANGING, text, RESOLVE_MS));
     }
     readers::tend(&pen, &mut opened).await?;
     if opened.policy().is_some_and(|policy| !policy.frozen) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use nexus_core::policy::{Custody, Policy};
+use nexus_core::policy::{Custody, Policy, WalletChoice};
 use nexus_core::rollback::Mark;
 use nexus_core::state::AgentState;
 use nexus_core::{Generation, Hash32, Npub};
@@ -60,6 +60,12 @@ impl Opened {
     pub fn policy(&self) -> Option<&Policy> {
         self.policy.as_ref().ok()
     }
+
+    /// The wallet in force. Without a policy nothing is spent, but the agent can be funded: at the host's own kind.
+    pub fn wallet(&self) -> WalletChoice {
+        let named = || self.policy().map(|policy| policy.wallet.clone());
+        self.state.wallet.clone().or_else(named).unwrap_or_default()
+    }
 }
 
 /// Opens what is stored of an agent. Whatever does not fit together parks the agent under a name.
@@ -87,7 +93,7 @@ pub(crate) async fn unlock(host: &Arc<Host>, agent: &Agent) -> Result<Opened, Tu
         overruled: 0,
         readers,
     };
-    if let Some(here) = host.wallets.home(&opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default()) {
+    if let Some(here) = host.wallets.home(&opened.wallet()) {
         // Kept with the next state that is stored: whether it fits is asked before the wallet is.
         opened.state.take_wallet_home(&here);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use nexus_core::policy::WalletChoice;
+use nexus_core::state::Wallet;
 use nexus_core::{Hash32, Msat, Npub};
 use nexus_lightning::devnet::{AccountKey, Devnet};
 use nexus_lightning::{Description, InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage};
@@ -16,7 +17,8 @@ use serde::Deserialize;
 
 use crate::error::TurnError;
 use crate::host::Host;
-use crate::unlock::Opened;
+use crate::ledger::Pen;
+use crate::unlock::{Opened, save_state};
 use crate::zap;
 
 /// How long a wallet backend may take for anything but a payment.
@@ -81,10 +83,29 @@ impl Wallets for DevWallets {
     }
 }
 
-/// The wallet that the policy names.
+/// Puts the wallet that the policy names in force; false while payments of the one before are in flight.
+pub(crate) async fn take(
+    pen: &Pen<'_>,
+    agent: &mut Agent,
+    opened: &mut Opened,
+    resolved: bool,
+) -> Result<bool, TurnError> {
+    let Some(named) = opened.policy().map(|policy| policy.wallet.clone()) else { return Ok(true) };
+    match opened.state.take_wallet(&named, resolved) {
+        Wallet::Same => Ok(true),
+        Wallet::Waits => Ok(false),
+        Wallet::Changed => {
+            // Before the first use: what follows is about this wallet, whatever happens to this turn.
+            save_state(pen.host, pen.generation, opened).await?;
+            agent.balance = None;
+            Ok(true)
+        }
+    }
+}
+
+/// The wallet in force.
 pub(crate) async fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>, TurnError> {
-    // Without a policy nothing is spent, but the agent can be funded: at the host's own kind of wallet.
-    let choice = opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default();
+    let choice = opened.wallet();
     let (npub, seed, storage) = (opened.npub, opened.wallet_seed.clone(), opened.wallet_storage.clone());
     let driver = host.wallets.open(Purse { npub, choice, seed, storage }).await;
     driver.map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
@@ -93,8 +114,7 @@ pub(crate) async fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletD
 /// Whether the wallet that would be opened here is the agent's own. On another network the same key has another account: an
 /// agent that moved to a host that can't reach its money must not take that for having none.
 pub(crate) fn at_home(host: &Host, opened: &mut Opened) -> Result<(), TurnError> {
-    let choice = opened.policy().map(|policy| policy.wallet.clone()).unwrap_or_default();
-    let Some(here) = host.wallets.home(&choice) else { return Ok(()) };
+    let Some(here) = host.wallets.home(&opened.wallet()) else { return Ok(()) };
     if opened.state.take_wallet_home(&here) {
         return Ok(());
     }
@@ -117,6 +137,8 @@ pub(crate) async fn balance(wallet: &dyn WalletDriver) -> Result<Msat, String> {
     }
 }
 
+/// The reason of an agent whose policy names another wallet while payments of the one before are in flight.
+pub(crate) const CHANGING: &str = "wallet_changing";
 /// The reason of an agent whose wallet can't be reached.
 pub(crate) const UNREACHABLE: &str = "wallet_unreachable";
 const UNREACHABLE_RETRY_MS: u64 = 60_000;

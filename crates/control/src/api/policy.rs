@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use nexus_core::Npub;
-use nexus_core::policy::{Custody, Policy, WalletChoice};
+use nexus_core::policy::{Custody, Policy};
 use nexus_core::status::Scope;
 use nexus_seal::verify_policy;
 use nexus_store::Conflict;
@@ -115,19 +115,17 @@ pub fn row(event: &Event, owner: &Npub, agent: &Npub) -> Answer<PolicyRow> {
     Ok((StoredPolicy { version, event: text }, signed.policy))
 }
 
-/// Play money is for hosts that were told so.
+/// Whether this host has a driver for the wallet. Play money is for hosts that were told so.
 pub fn wallet_supported(app: &Shared, policy: &Policy) -> Answer<()> {
-    match &policy.wallet {
-        WalletChoice::Dev {} if !app.config.development_wallets => {
-            let detail = "this host has no development wallets: name another wallet in the policy";
-            Err(Problem::with(Code::PolicyInvalid, detail))
-        }
-        WalletChoice::Dev {}
-        | WalletChoice::Cashu { .. }
-        | WalletChoice::Nwc { .. }
-        | WalletChoice::Spark {}
-        | WalletChoice::Lnd {} => Ok(()),
+    let (backend, offered) = (policy.wallet.as_str(), &app.config.wallets);
+    if offered.contains(backend) {
+        return Ok(());
     }
+    let offered = offered.iter().copied().collect::<Vec<_>>().join(", ");
+    let offered = if offered.is_empty() { "none".to_owned() } else { offered };
+    let detail =
+        format!("this host offers no {backend} wallets; it offers: {offered}. Name another wallet in the policy");
+    Err(Problem::with(Code::PolicyInvalid, detail))
 }
 
 /// Custody modes that exist.

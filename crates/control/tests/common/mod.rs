@@ -159,7 +159,7 @@ impl Host {
         let stop = CancellationToken::new();
         let mut config = ControlConfig::new(origin.parse().unwrap());
         config.sole_reconciler = true;
-        config.development_wallets = true;
+        config.wallets = ["dev", "cashu"].into();
         (config.rate_per_key.burst, config.rate_per_address.burst) = (100_000, 100_000);
         change(&mut config);
         let parts = ControlParts {

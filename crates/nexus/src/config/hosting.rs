@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use nexus_control::Billing;
 use nexus_core::hosting::{HostingRules, MAX_FEE_SATS, Plan};
 use nexus_core::{Clock, Hash32};
+use nexus_lightning::Receive;
 use nexus_lightning::lnd::{InvoiceMacaroon, LndReceive, NodeConfig, Trust};
-use nexus_lightning::{Network, Receive};
 use serde::{Deserialize, Serialize};
 
 /// Hosting is free unless `charge` is set.
@@ -107,9 +107,7 @@ impl LndNode {
     }
 
     fn open(&self, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Receive>> {
-        let networks = [Network::Bitcoin, Network::Testnet, Network::Signet, Network::Regtest, Network::Simnet];
-        let network = networks.into_iter().find(|network| network.as_str() == self.network);
-        let network = network.with_context(|| {
+        let network = super::network_named(&self.network).with_context(|| {
             format!(
                 "hosting.lnd.network: {:?} is none\n  next: use bitcoin, testnet, signet, regtest or simnet",
                 self.network

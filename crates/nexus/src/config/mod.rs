@@ -5,6 +5,7 @@ mod hosting;
 mod layer;
 mod show;
 mod telemetry;
+mod wallets;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use fleet::{
 pub use hosting::HostingConfig;
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 pub use telemetry::{AgentAttribute, TelemetryConfig};
+pub use wallets::{WalletsConfig, network_named};
 
 /// Everything that an operator may set. Every key has a default; an unknown one is refused by name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -54,6 +56,8 @@ pub struct Config {
     pub provider: SellerConfig,
     /// What hosting costs.
     pub hosting: HostingConfig,
+    /// Which wallets agents may have.
+    pub wallets: WalletsConfig,
     /// When funds make an agent active, low, hibernating, dormant.
     pub lifecycle: LifecycleRules,
 }
@@ -308,6 +312,7 @@ impl Config {
                 self.telemetry.check()?;
                 self.retention.check()?;
                 self.hosting.check()?;
+                self.wallets.check()?;
                 self.check_fleet()
             }
         }

@@ -17,7 +17,7 @@ use nexus_core::{Clock, Entropy};
 use nexus_lightning::devnet;
 use nexus_seal::Signer;
 use nexus_store::{Store, installation};
-use nexus_worker::{DevWallets, Extras};
+use nexus_worker::Extras;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use url::Url;
@@ -31,6 +31,7 @@ use address::Addresses;
 use data_dir::DataDir;
 use keys::Keys;
 use role::base::Base;
+use role::wallets::AgentWallets;
 use role::wire::{self, Front, Hosting, Roles, Shop};
 use role::{listen, stop};
 
@@ -99,7 +100,7 @@ fn start(
         // The lock of the data directory is held.
         sole: true,
         operators: nexus_control::Operators::Anyone,
-        development_wallets: true,
+        development: true,
         metrics_token: role::metrics_token(&host.base.config)?,
         devnet_place: Some(context::place(&host.base.config)?),
         operator_key: host.keys.operator_key()?,
@@ -107,7 +108,7 @@ fn start(
     let hosting = Hosting {
         id: host.keys.worker,
         identity: host.keys.identity.clone(),
-        wallets: Arc::new(DevWallets(host.devnet.clone())),
+        wallets: Arc::new(AgentWallets::new(&base.config, true, Some(&host.devnet))),
         relay_url: host.relay_url.clone(),
         origin: Some(host.origin.clone()),
         development: true,

@@ -47,7 +47,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         billing,
         sole: false,
         operators: Operators::Listed(config.operator.npubs.clone()),
-        development_wallets: config.allow_development,
+        development: config.allow_development,
         metrics_token: role::metrics_token(config)?,
         devnet_place: config.devnet.clone(),
         operator_key,

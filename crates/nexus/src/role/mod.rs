@@ -10,6 +10,7 @@ pub mod provider;
 pub mod relay;
 pub mod scaler;
 pub mod stop;
+pub mod wallets;
 pub mod wire;
 pub mod worker;
 

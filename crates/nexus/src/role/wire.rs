@@ -97,8 +97,8 @@ pub struct Front {
     /// No other process can place agents on this database.
     pub sole: bool,
     pub operators: Operators,
-    /// Whether a policy may name a wallet of play money.
-    pub development_wallets: bool,
+    /// Whether this host may do what only development may: play money, webhooks to private addresses.
+    pub development: bool,
     /// Opens `/metrics` to others than this machine.
     pub metrics_token: Option<Zeroizing<String>>,
     /// Closes the keys of hooks.
@@ -136,8 +136,8 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         billing: front.billing,
         sole_reconciler: front.sole,
         operators: front.operators,
-        development_wallets: front.development_wallets,
-        private_egress: front.development_wallets,
+        wallets: super::wallets::offered(&base.config, front.development),
+        private_egress: front.development,
         metrics_token: front.metrics_token,
         devnet_place: front.devnet_place,
         operator_key: Some(Arc::new(front.operator_key)),

@@ -6,19 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use futures_util::future::BoxFuture;
 use nexus_bus::Topic;
 use nexus_core::time::random;
 use nexus_core::{Clock, Entropy, WorkerId};
 use nexus_lightning::devnet::{self, Devnet};
-use nexus_lightning::{Network, WalletDriver};
 use nexus_vault::PoolIdentity;
-use nexus_worker::{DevWallets, Extras, Purse, Vitals, WalletUnavailable, Wallets};
+use nexus_worker::{Extras, Vitals};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
 use super::base::{self, Base};
 use super::health::{self, Health};
+use super::wallets::AgentWallets;
 use super::wire::{self, Hosting};
 use super::{Role, listen};
 use crate::config::{Config, Loaded};
@@ -45,7 +44,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let hosting = Hosting {
         id,
         identity: Arc::new(identity),
-        wallets: wallets(devnet.as_ref()),
+        wallets: Arc::new(AgentWallets::new(&base.config, base.config.allow_development, devnet.as_ref())),
         relay_url,
         origin: base.config.api.public_origin.clone(),
         development: base.config.allow_development,
@@ -102,27 +101,6 @@ async fn open_devnet(config: &Config) -> anyhow::Result<Option<Devnet>> {
     }
     let network = devnet::open(place.parse()?, role::devnet::parts()).await;
     Ok(Some(network.with_context(|| format!("opening the development network {place}\n  next: check `devnet`"))?))
-}
-
-fn wallets(devnet: Option<&Devnet>) -> Arc<dyn Wallets> {
-    match devnet {
-        Some(devnet) => Arc::new(DevWallets(devnet.clone())),
-        None => Arc::new(NoWallets),
-    }
-}
-
-/// Of a worker without any driver: agents wait, and say why.
-struct NoWallets;
-
-impl Wallets for NoWallets {
-    fn open(&self, _: Purse) -> BoxFuture<'_, Result<Arc<dyn WalletDriver>, WalletUnavailable>> {
-        let text = "this worker has no driver for the wallet that the policy names";
-        Box::pin(async move { Err(WalletUnavailable(text.to_owned())) })
-    }
-
-    fn network(&self) -> Network {
-        Network::Bitcoin
-    }
 }
 
 /// New at each start, or kept in a file that one process holds at a time.
