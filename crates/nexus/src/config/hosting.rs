@@ -71,7 +71,7 @@ impl HostingConfig {
             return Err("hosting.rules.notice_days: at most ten, each 1 to 28".to_owned());
         }
         match &self.lnd {
-            Some(node) => node.trust().map(drop),
+            Some(node) => node.check("hosting.lnd"),
             None => Ok(()),
         }
     }
@@ -86,7 +86,7 @@ impl HostingConfig {
             return Ok(None);
         }
         let node = match (&self.lnd, development) {
-            (Some(node), _) => node.open(clock)?,
+            (Some(node), _) => Arc::new(node.open("hosting.lnd", clock)?),
             (None, Some(development)) => development,
             (None, None) => bail!(
                 "hosting is charged for, and there is no node to be paid\n  next: set hosting.lnd, or hosting.charge = false"
@@ -97,26 +97,33 @@ impl HostingConfig {
 }
 
 impl LndNode {
-    fn trust(&self) -> Result<Trust, String> {
+    /// Refuses what contradicts itself; `section` is where it stands.
+    pub(super) fn check(&self, section: &str) -> Result<(), String> {
+        self.trust(section).map(drop)
+    }
+
+    fn trust(&self, section: &str) -> Result<Trust, String> {
         match (&self.certificate_file, self.certificate_sha256) {
-            (Some(_), Some(_)) => Err("hosting.lnd: give certificate_file or certificate_sha256, not both".to_owned()),
+            (Some(_), Some(_)) => Err(format!("{section}: give certificate_file or certificate_sha256, not both")),
             (Some(file), None) => Ok(Trust::File(file.clone())),
             (None, Some(hash)) => Ok(Trust::Fingerprint(hash)),
             (None, None) => Ok(Trust::PublicRoots),
         }
     }
 
-    fn open(&self, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Receive>> {
+    /// The half of the node that makes invoices.
+    pub fn open(&self, section: &str, clock: Arc<dyn Clock>) -> anyhow::Result<LndReceive> {
         let network = super::network_named(&self.network).with_context(|| {
             format!(
-                "hosting.lnd.network: {:?} is none\n  next: use bitcoin, testnet, signet, regtest or simnet",
+                "{section}.network: {:?} is none\n  next: use bitcoin, testnet, signet, regtest or simnet",
                 self.network
             )
         })?;
-        let trust = self.trust().map_err(anyhow::Error::msg)?;
-        let config = NodeConfig::new(&self.url, trust, &self.identity, network).context("hosting.lnd")?;
+        let trust = self.trust(section).map_err(anyhow::Error::msg)?;
+        let config =
+            NodeConfig::new(&self.url, trust, &self.identity, network).with_context(|| section.to_owned())?;
         let macaroon = InvoiceMacaroon::read(&self.macaroon_file)
-            .with_context(|| format!("hosting.lnd.macaroon_file: {}", self.macaroon_file.display()))?;
-        Ok(Arc::new(LndReceive::new(config, macaroon, clock)))
+            .with_context(|| format!("{section}.macaroon_file: {}", self.macaroon_file.display()))?;
+        Ok(LndReceive::new(config, macaroon, clock))
     }
 }

@@ -23,7 +23,7 @@ pub use fleet::{
     BusConfig, BusKind, DatabaseConfig, DatabaseKind, HealthConfig, OperatorConfig, PlacementConfig, PoolFiles,
     ScalerConfig,
 };
-pub use hosting::HostingConfig;
+pub use hosting::{HostingConfig, LndNode};
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 pub use telemetry::{AgentAttribute, TelemetryConfig};
 pub use wallets::{WalletsConfig, network_named};
@@ -240,6 +240,8 @@ pub struct SellerConfig {
     pub payment: Payment,
     /// `required`, `accepted` or `unsupported`: whether requests come encrypted to the provider.
     pub encryption: Encryption,
+    /// The node that it is paid at; without one an account on the development network.
+    pub lnd: Option<LndNode>,
 }
 
 /// What a price is for.
@@ -264,6 +266,7 @@ impl Default for SellerConfig {
             price_per: PricePer::Request,
             payment: Payment::Before,
             encryption: Encryption::Accepted,
+            lnd: None,
         }
     }
 }
@@ -313,6 +316,7 @@ impl Config {
                 self.retention.check()?;
                 self.hosting.check()?;
                 self.wallets.check()?;
+                self.provider.lnd.as_ref().map_or(Ok(()), |node| node.check("provider.lnd"))?;
                 self.check_fleet()
             }
         }

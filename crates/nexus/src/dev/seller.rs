@@ -1,10 +1,13 @@
 //! The provider that a host runs for itself, or that runs alone.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use nexus_provider::{BackendConfig, Endpoint, Price, ProviderConfig, detect_ollama};
+use nexus_core::Clock;
+use nexus_lightning::Receive;
+use nexus_provider::{BackendConfig, Endpoint, Network, Price, ProviderConfig, detect_ollama};
 
-use crate::config::{PricePer, SellerConfig};
+use crate::config::{LndNode, PricePer, SellerConfig};
 
 /// What thinks: the configured endpoint, else a local Ollama, else the demo planner.
 pub async fn backend(config: &SellerConfig) -> BackendConfig {
@@ -29,7 +32,30 @@ pub fn config(config: &SellerConfig, backend: BackendConfig, relays: Vec<String>
         },
         payment: config.payment,
         encryption: config.encryption,
+        network: config.lnd.as_ref().map_or(Network::Regtest, network),
         data_dir,
         ..ProviderConfig::default()
+    }
+}
+
+/// In the words of announcements.
+fn network(node: &LndNode) -> Network {
+    match node.network.as_str() {
+        "bitcoin" => Network::Mainnet,
+        "testnet" => Network::Testnet,
+        "signet" => Network::Signet,
+        _ => Network::Regtest,
+    }
+}
+
+/// Where it is paid: at its node, if it has one.
+pub fn till(
+    config: &SellerConfig,
+    clock: Arc<dyn Clock>,
+    development: impl FnOnce() -> anyhow::Result<Arc<dyn Receive>>,
+) -> anyhow::Result<Arc<dyn Receive>> {
+    match &config.lnd {
+        Some(node) => Ok(Arc::new(node.open("provider.lnd", clock)?)),
+        None => development(),
     }
 }

@@ -29,8 +29,14 @@ pub async fn run(args: ProviderArgs, loaded: Loaded, output: Output) -> anyhow::
     // Beside a host's own directory, so that both may run on one machine.
     let dir = DataDir::open(&directory(&config)?)?;
     let signer = Arc::new(key(&args, &dir, &entropy)?);
-    let network = devnet::open(role::devnet_place(&config)?.parse()?, role::devnet::parts()).await?;
-    let wallet = AccountKey::from_wallet_seed(signer.expose_secret().expose());
+    let network = match config.provider.lnd {
+        Some(_) => None,
+        None => Some(devnet::open(role::devnet_place(&config)?.parse()?, role::devnet::parts()).await?),
+    };
+    let wallet = seller::till(&config.provider, clock.clone(), || {
+        let network = network.as_ref().context("there is no development network")?;
+        Ok(Arc::new(network.wallet(AccountKey::from_wallet_seed(signer.expose_secret().expose()))))
+    })?;
     let backend = seller::backend(&config.provider).await;
     announce(&*signer, &backend, &args, output);
     let parts_config = seller::config(&config.provider, backend, args.relay.clone(), dir.path().join("jobs"));
@@ -39,7 +45,7 @@ pub async fn run(args: ProviderArgs, loaded: Loaded, output: Output) -> anyhow::
     let parts = ProviderParts {
         signer,
         pool: RelayPool::new(pool_config, clock.clone(), entropy.clone()),
-        wallet: Arc::new(network.wallet(wallet)),
+        wallet,
         backend: nexus_provider::backend(&parts_config)?,
         config: parts_config,
         clock,
@@ -55,7 +61,9 @@ pub async fn run(args: ProviderArgs, loaded: Loaded, output: Output) -> anyhow::
         ended = nexus_provider::run(parts) => ended.context("running the provider"),
         () = stopping => Ok(()),
     };
-    network.shutdown().await;
+    if let Some(network) = network {
+        network.shutdown().await;
+    }
     ended
 }
 

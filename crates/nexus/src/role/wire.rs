@@ -277,11 +277,15 @@ pub fn provider(
     let relays = vec![shop.relay_url.to_owned()];
     let config = seller::config(&base.config.provider, backend.clone(), relays, dir.to_owned());
     let pool = relay_pool(base, shop.relay_url, true);
-    let wallet = AccountKey::from_secret(shop.wallet).map(|key| shop.devnet.wallet(key));
+    let (devnet, secret) = (shop.devnet.clone(), shop.wallet);
+    let wallet = seller::till(&base.config.provider, base.clock.clone(), move || {
+        let key = AccountKey::from_secret(secret).context("reading the provider's wallet key")?;
+        Ok(Arc::new(devnet.wallet(key)))
+    });
     let signer: Arc<dyn Signer> = shop.signer;
     let (clock, entropy, shutdown) = (base.clock.clone(), base.entropy.clone(), base.stop.clone());
     async move {
-        let wallet = Arc::new(wallet.context("reading the provider's wallet key")?);
+        let wallet = wallet?;
         let backend = nexus_provider::backend(&config)?;
         let parts = ProviderParts { signer, pool: pool.clone(), wallet, backend, config, clock, entropy, shutdown };
         let ended = nexus_provider::run(parts).await;
