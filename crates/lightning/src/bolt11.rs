@@ -13,6 +13,15 @@ pub const MAX_BYTES: usize = 4_096;
 /// BOLT 11: ten bits of length, each worth five bits.
 pub const MAX_DESCRIPTION_BYTES: usize = 639;
 
+/// In front of a hash that stands in the memo.
+const COMMITMENT: &str = "sha256:";
+
+/// A memo that commits to a text as a description hash does, for wallets that can only make invoices with memos. The node
+/// signs either.
+pub fn commitment(hash: Hash32) -> String {
+    format!("{COMMITMENT}{hash}")
+}
+
 /// Which chain an invoice is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -121,6 +130,12 @@ impl Bolt11 {
 
     pub fn expired(&self, now: UnixMs) -> bool {
         now >= self.expires_at
+    }
+
+    /// The hash of what it is for, told elsewhere: its description hash, or a [`commitment`] as its memo.
+    pub fn committed(&self) -> Option<Hash32> {
+        let memo = || self.description.strip_prefix(COMMITMENT)?.parse().ok();
+        self.description_hash.or_else(memo)
     }
 }
 

@@ -15,7 +15,7 @@ pub mod nwc;
 pub mod storage;
 mod wire;
 
-pub use bolt11::{Bolt11, Bolt11Error, Network, decode_bolt11};
+pub use bolt11::{Bolt11, Bolt11Error, Network, commitment, decode_bolt11};
 pub use driver::{
     Capabilities, Cursor, Custody, Description, Dispatch, Driver, Health, Hold, HoldRequest, Idempotency, Invoice,
     InvoiceRequest, InvoiceState, Kind, Pay, PayRequest, Preimage, PreimageProof, Quote, Receive, Resolve, Settlement,

@@ -8,7 +8,9 @@ use nexus_core::policy::WalletChoice;
 use nexus_core::state::Wallet;
 use nexus_core::{Hash32, Msat, Npub};
 use nexus_lightning::devnet::{AccountKey, Devnet};
-use nexus_lightning::{Description, InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage};
+use nexus_lightning::{
+    Description, InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage, commitment,
+};
 use nexus_store::agent::Agent;
 use nexus_store::invoice_watch::{self, InvoiceWatch};
 use nexus_store::wallet_request::{self, Answer, PUBLIC_INVOICE, WalletRequest};
@@ -257,7 +259,15 @@ async fn invoice(host: &Host, wallet: &dyn WalletDriver, body: &str) -> Result<(
     if let Some(secs) = body.expiry_secs {
         request.expiry_s = secs;
     }
-    let invoice = wallet.create_invoice(request).await.map_err(|error: WalletError| error.to_string())?;
+    let made = match (wallet.create_invoice(request.clone()).await, committed) {
+        // Ecash mints and some wallets know only memos.
+        (Err(WalletError::Unsupported { .. }), Some(hash)) => {
+            let description = Description::Memo(commitment(hash));
+            wallet.create_invoice(InvoiceRequest { description, ..request }).await
+        }
+        (made, _) => made,
+    };
+    let invoice = made.map_err(|error| error.to_string())?;
     let (made_at, until) = (host.now(), invoice.expires_at.plus_ms(LATE_PAYMENT_MS));
     let answer = serde_json::json!({
         "bolt11": invoice.bolt11,

@@ -46,7 +46,7 @@ pub(crate) async fn receipt(host: &Host, agent: &Agent, paid: &Paid) -> Result<O
         Ok(_) => return unfit(&"its row holds another invoice"),
         Err(error) => return unfit(&error),
     };
-    if invoice.description_hash != Some(Hash32::sha256(waiting.request.as_bytes())) {
+    if invoice.committed() != Some(Hash32::sha256(waiting.request.as_bytes())) {
         return unfit(&"the invoice does not commit to the request");
     }
     let request = match zap::check_request(&waiting.request, &agent.npub, invoice.amount.unwrap_or_default()) {
@@ -93,7 +93,7 @@ pub(crate) fn check(host: &Host, opened: &Opened, receipt: &Event) -> Result<(),
     if invoice.network != host.wallets.network() {
         return Err("zap_not_verified");
     }
-    let said = ZapInvoice { amount: invoice.amount, description_hash: invoice.description_hash };
+    let said = ZapInvoice { amount: invoice.amount, description_hash: invoice.committed() };
     zap::validate_receipt(receipt, &opened.npub, &runner.public_key(), None, &said)
         .map_err(|_| "zap_not_verified")
         .map(|_| ())

@@ -100,6 +100,16 @@ fn length_is_bounded() {
     assert!(Bolt11::decode(&made(Currency::Regtest, None, u64::MAX / 4, "")).is_err(), "an expiry beyond all time");
 }
 
+#[test]
+fn a_memo_can_commit_as_a_hash_does() {
+    let hash = Hash32::sha256(b"what is paid for");
+    let read = |memo: &str| Bolt11::decode(&made(Currency::Regtest, Some(1_000), 60, memo)).unwrap().committed();
+    assert_eq!(read(&commitment(hash)), Some(hash));
+    for other in ["", "sha256:", "coffee", "sha256:00", &format!("for {}", commitment(hash)), &hash.to_string()] {
+        assert_eq!(read(other), None, "{other}");
+    }
+}
+
 proptest! {
     /// What an invoice says comes back as it was said.
     #[test]

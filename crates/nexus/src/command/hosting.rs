@@ -108,7 +108,7 @@ async fn invoice(session: &Session, args: &HostingInvoiceArgs) -> anyhow::Result
         session.output.either(&made, || bolt11.clone());
         return Ok(());
     }
-    let patience = match fund::account(&session.context).await? {
+    let patience = match fund::account_for(&session.context, &bolt11).await? {
         Some(wallet) => {
             fund::pay(session, &wallet, &bolt11).await?;
             PLAY_TIMEOUT_MS

@@ -35,7 +35,7 @@ pub async fn fund(session: &Session, args: &FundArgs) -> anyhow::Result<()> {
         session.output.either(&invoice, || bolt11.clone());
         return Ok(());
     }
-    let fee = match account(&session.context).await? {
+    let fee = match account_for(&session.context, &bolt11).await? {
         Some(wallet) => Some(pay(session, &wallet, &bolt11).await?),
         None => {
             show(session, &bolt11, args.sats);
@@ -76,7 +76,7 @@ pub(in crate::command) fn checked(invoice: &Value, sats: u64) -> Result<String, 
 }
 
 /// This context's own account on the development network; none where there is no such network.
-pub(in crate::command) async fn account(context: &Context) -> anyhow::Result<Option<Wallet>> {
+async fn account(context: &Context) -> anyhow::Result<Option<Wallet>> {
     let (Some(place), Some(key)) = (&context.devnet, &context.devnet_key) else { return Ok(None) };
     let mut secret = [0; 32];
     let key = hex::decode_to_slice(key.as_str(), &mut secret).ok().and_then(|()| AccountKey::from_secret(secret));
@@ -85,6 +85,13 @@ pub(in crate::command) async fn account(context: &Context) -> anyhow::Result<Opt
         .await
         .map_err(|error| Error::Unreachable { url: place.clone(), why: error.to_string() })?;
     Ok(Some(network.wallet(key)))
+}
+
+/// The same, if this invoice is of that network: another one's can only be shown.
+pub(in crate::command) async fn account_for(context: &Context, bolt11: &str) -> anyhow::Result<Option<Wallet>> {
+    let Some(wallet) = account(context).await? else { return Ok(None) };
+    let payee = decode_bolt11(bolt11).map_err(|error| Error::Failed(error.to_string()))?.payee;
+    Ok((wallet.node().await.map_err(network)? == payee).then_some(wallet))
 }
 
 /// Pays, and returns the fee. The first use takes the network's gift of sats.
