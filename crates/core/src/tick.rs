@@ -21,7 +21,7 @@ use crate::trigger::Trigger;
 /// Version of the records below, beside each journal row. Another one parks the agent by name.
 ///
 /// 3: memory is summed up; the state remembers what was published and the month's spending.
-pub const RECORD_VERSION: u32 = 3;
+pub const RECORD_VERSION: u32 = 4;
 /// Providers tried in one tick.
 pub const MAX_ATTEMPTS: u8 = 3;
 /// Records in one tick's journal: far above what 16 actions and three providers need.

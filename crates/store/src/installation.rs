@@ -29,6 +29,15 @@ pub async fn ensure(store: &Store, random: [u8; 16], now: UnixMs) -> Result<Inst
     Ok(Installation { id: row.get()?, epoch: row.get()?, created_at: row.get()? })
 }
 
+/// The installation, if it was made.
+pub async fn this(store: &Store) -> Result<Option<Installation>> {
+    let sql = "SELECT installation, epoch, created_at FROM installation WHERE id = 1";
+    let read = |row: &mut crate::row::Columns| {
+        Ok(Installation { id: row.get()?, epoch: row.get()?, created_at: row.get()? })
+    };
+    store.row("read the installation", sql, params![], read).await
+}
+
 /// A public value of the installation (the pool document, the runner's sealed key), by name.
 pub async fn get(store: &Store, name: &str) -> Result<Option<String>> {
     let sql = "SELECT value FROM installation_value WHERE name = ?1";

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use nexus_bus::{SharedBus, Wake};
 use nexus_core::payment::Asker;
 use nexus_core::{Clock, Entropy, Generation, Hash32, MonoMs, Npub, UnixMs, WorkerId};
-use nexus_store::{Fence, Store};
+use nexus_store::{Fence, Store, installation};
 use nexus_vault::{LocalSigner, PoolIdentity};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,8 @@ pub(crate) struct Host {
     pub traces: Option<Arc<dyn Traces>>,
     /// Signs what this installation asks of owners; there once the worker runs.
     pub runner: OnceLock<LocalSigner>,
+    /// Which installation this is, and how often it was put back from a backup; read once.
+    installation: OnceLock<String>,
     /// Cuts every turn short.
     cut: CancellationToken,
     /// Something is due or has ended: the turn loop looks again.
@@ -146,6 +148,7 @@ impl Host {
             market: Market::default(),
             shutdown,
             runner: OnceLock::new(),
+            installation: OnceLock::new(),
             notify: Notify::new(),
             news: Notify::new(),
             fence: Mutex::new(None),
@@ -194,6 +197,16 @@ impl Host {
         if !self.roster().holds(npub) {
             self.attended().forget(npub);
         }
+    }
+
+    /// `<installation>:<epoch>`, the same for as long as this process lives.
+    pub async fn installation(&self) -> Result<String, TurnError> {
+        if let Some(known) = self.installation.get() {
+            return Ok(known.clone());
+        }
+        let found = installation::this(&self.store).await?;
+        let named = found.map_or_else(String::new, |found| format!("{}:{}", found.id, found.epoch));
+        Ok(self.installation.get_or_init(|| named).clone())
     }
 
     /// The fence to write under; none while this worker has to fence itself.

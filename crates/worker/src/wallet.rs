@@ -39,6 +39,9 @@ pub struct Purse {
     pub seed: WalletSeed,
     /// What the driver keeps, closed under the agent's data key.
     pub storage: Arc<dyn WalletStorage>,
+    /// Whose records these are, `<installation>:<epoch>`: another than the one that wrote them means that they were moved, or
+    /// put back from a backup, and may be older than the wallet.
+    pub records_of: String,
 }
 
 /// Opens agents' wallets.
@@ -109,7 +112,8 @@ pub(crate) async fn take(
 pub(crate) async fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>, TurnError> {
     let choice = opened.wallet();
     let (npub, seed, storage) = (opened.npub, opened.wallet_seed.clone(), opened.wallet_storage.clone());
-    let driver = host.wallets.open(Purse { npub, choice, seed, storage }).await;
+    let records_of = host.installation().await?;
+    let driver = host.wallets.open(Purse { npub, choice, seed, storage, records_of }).await;
     driver.map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
 }
 
