@@ -4,13 +4,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Npub;
+use crate::id::{Hash32, Npub};
 use crate::money::Msat;
 
 /// Actions taken from one answer. More are refused as a whole: an answer is taken or not, never cut.
 pub const MAX_ACTIONS: usize = 16;
 /// Longest text of a post, reply or message, in bytes.
 pub const MAX_TEXT: usize = 16 * 1024;
+/// Longest comment of a zap, in bytes: it travels in a URL.
+pub const MAX_COMMENT: usize = 1_024;
 /// Largest answer that is read, in bytes.
 pub const MAX_ANSWER: usize = 256 * 1024;
 
@@ -30,9 +32,13 @@ pub enum Action {
         to: Npub,
         text: String,
     },
+    /// Pays somebody, publicly (NIP-57): for one of their events, if it names one.
     Zap {
         to: Npub,
-        #[serde(rename = "amount_msat")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        event: Option<Hash32>,
+        /// Read as `amount_sats` or `amount_msat`, written as the latter.
+        #[serde(flatten, with = "amount")]
         amount: Msat,
         #[serde(default)]
         comment: String,
@@ -145,6 +151,9 @@ impl Action {
             | Self::Dm { text, .. }
             | Self::AddMemory { text }
             | Self::SummariseMemory { text, .. } => text,
+            Self::Zap { comment, .. } if comment.len() > MAX_COMMENT => {
+                return Err(Unparsable("a comment of more than 1 KiB"));
+            }
             Self::Zap { comment, .. } => comment,
             Self::UpdateGoal { goal, .. } if goal.len() > MAX_TEXT => {
                 return Err(Unparsable("a goal of more than 16 KiB"));
@@ -160,6 +169,35 @@ impl Action {
             return Err(Unparsable("a text of more than 16 KiB"));
         }
         Ok(())
+    }
+}
+
+/// An amount under the name that says its unit.
+mod amount {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use crate::money::Msat;
+
+    #[derive(Serialize, Deserialize)]
+    struct Named {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        amount_sats: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        amount_msat: Option<Msat>,
+    }
+
+    pub fn serialize<S: Serializer>(amount: &Msat, serializer: S) -> Result<S::Ok, S::Error> {
+        Named { amount_sats: None, amount_msat: Some(*amount) }.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Msat, D::Error> {
+        match Named::deserialize(deserializer)? {
+            Named { amount_sats: Some(sats), amount_msat: None } => {
+                Msat::from_sats(sats).ok_or_else(|| D::Error::custom("amount_sats: more than there is"))
+            }
+            Named { amount_sats: None, amount_msat: Some(msat) } => Ok(msat),
+            Named { .. } => Err(D::Error::custom("one of amount_sats and amount_msat")),
+        }
     }
 }
 
@@ -232,6 +270,29 @@ mod tests {
         }
         let many = format!(r#"{{"actions":[{}]}}"#, vec![r#"{"type":"none"}"#; 17].join(","));
         assert!(parse_answer(&many).is_err());
+    }
+
+    #[test]
+    fn a_zap_says_its_amount_in_one_unit() {
+        let npub = Npub::from_bytes([7; 32]);
+        let read = |rest: &str| parse_answer(&format!(r#"{{"actions":[{{"type":"zap","to":"{npub}"{rest}}}]}}"#));
+        let zap = |amount| vec![Action::Zap { to: npub, event: None, amount, comment: String::new() }];
+        assert_eq!(read(r#","amount_sats":21"#).unwrap(), zap(Msat::sats(21)));
+        assert_eq!(read(r#","amount_msat":21500"#).unwrap(), zap(Msat::new(21_500)));
+        for bad in ["", r#","amount_sats":1,"amount_msat":1000"#, r#","amount_sats":-1"#, r#","amount_sats":99999999999999999"#] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(read(r#","amount_sats":1.5"#).is_err() && read(r#","amount_sats":1,"event":"m1""#).is_err());
+        let long = format!(r#","amount_sats":1,"comment":"{}""#, "x".repeat(MAX_COMMENT + 1));
+        assert!(read(&long).is_err());
+        let event = Hash32::from_bytes([9; 32]);
+        let with = read(&format!(r#","amount_sats":1,"event":"{event}","comment":"thanks""#)).unwrap();
+        let json = serde_json::to_string(&with[0]).unwrap();
+        assert_eq!(serde_json::from_str::<Action>(&json).unwrap(), with[0]);
+        assert!(json.contains(r#""amount_msat":1000"#), "as before: {json}");
+        // As it was written before zaps were sent.
+        let old = format!(r#"{{"type":"zap","to":"{npub}","amount_msat":5000,"comment":"hi"}}"#);
+        assert_eq!(serde_json::from_str::<Action>(&old).unwrap().amount(), Some(Msat::sats(5)));
     }
 
     proptest! {

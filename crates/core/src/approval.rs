@@ -134,6 +134,8 @@ axis!(
         Done = "done",
         Refused = "refused",
         Failed = "failed",
+        /// A payment left, and it is not known whether it arrived: recovery goes on, and nothing is done again.
+        Unresolved = "unresolved",
     }
 );
 
@@ -361,7 +363,7 @@ mod tests {
     }
 
     fn zap(sats: u64) -> Asked {
-        asked(Action::Zap { to: STRANGER, amount: Msat::from_sats(sats).unwrap(), comment: "thanks".into() })
+        asked(Action::Zap { to: STRANGER, event: None, amount: Msat::from_sats(sats).unwrap(), comment: "thanks".into() })
     }
 
     fn says(parked: &Parked, id: u8, answer: Answer) -> Decision {
@@ -378,8 +380,8 @@ mod tests {
             Asked { tick_id: TickId::new(UnixMs(6), [0xab; 10]), ..one.clone() },
             Asked { answers: Some(Answers { event_id: Hash32::ZERO, author: STRANGER }), ..one.clone() },
             Asked { trusted: false, ..one.clone() },
-            asked(Action::Zap { to: OWNER, amount: Msat::sats(600), comment: "thanks".into() }),
-            asked(Action::Zap { to: STRANGER, amount: Msat::sats(600), comment: "thanks!".into() }),
+            asked(Action::Zap { to: OWNER, event: None, amount: Msat::sats(600), comment: "thanks".into() }),
+            asked(Action::Zap { to: STRANGER, event: None, amount: Msat::sats(600), comment: "thanks!".into() }),
             asked(Action::Dm { to: STRANGER, text: "thanks".into() }),
         ];
         for other in &others {

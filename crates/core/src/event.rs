@@ -127,7 +127,8 @@ pub struct ActionView {
     pub event_id: Option<Hash32>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub amount_sats: Option<u64>,
-    /// `done`, `failed: …`, `refused: …`, or `parked: …` until the owner has spoken.
+    /// `done`, `failed: …`, `refused: …`, or `parked: …` until the owner has spoken. Of a zap `paid`, `failed: …`, `refused: …` or
+    /// `unresolved: …`.
     pub outcome: String,
 }
 

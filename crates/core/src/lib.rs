@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod money;
 pub mod net;
 pub mod notice;
+pub mod payee;
 pub mod payment;
 pub mod placement;
 pub mod policy;

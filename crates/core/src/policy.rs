@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::action::{Action, ActionKind};
 use crate::id::Npub;
 use crate::money::Msat;
+use crate::payee::{LightningAddress, Payee};
 
 /// How much an agent does on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -189,6 +190,9 @@ pub struct Policy {
     /// Kinds of actions that it may do; empty means all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub actions: BTreeSet<ActionKind>,
+    /// Who may be zapped; empty means anybody within the other rules. By key, or by the lightning address that their profile names.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub payees: BTreeSet<Payee>,
     /// Whose delegations it works under, and for which skills (`<id>:<version>`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub delegations: BTreeMap<Npub, BTreeSet<String>>,
@@ -229,6 +233,7 @@ impl Policy {
             readers: BTreeSet::new(),
             frozen: false,
             actions: BTreeSet::new(),
+            payees: BTreeSet::new(),
             delegations: BTreeMap::new(),
             reader_history: false,
             publish: BTreeSet::new(),
@@ -275,6 +280,9 @@ impl Policy {
         {
             return fail("lists", "at most 500 keys in a list");
         }
+        if self.payees.len() > 500 {
+            return fail("payees", "at most 500 keys and addresses");
+        }
         Ok(())
     }
 
@@ -286,6 +294,23 @@ impl Policy {
     /// Whether a sender is trusted with memory and unasked messages.
     pub fn knows(&self, who: &Npub, owner: &Npub) -> bool {
         who == owner || self.listed.contains(who)
+    }
+
+    /// Whether somebody may be zapped, as far as the lists say. Without an address nobody who may be meant by one is refused:
+    /// whose it is shows when their profile was read.
+    pub fn allows_payee(&self, owner: &Npub, to: &Npub, address: Option<&LightningAddress>) -> Result<(), &'static str> {
+        if *to == self.agent {
+            return Err("an agent does not zap itself");
+        }
+        if to != owner && self.blocked.contains(to) {
+            return Err("its recipient is blocked");
+        }
+        let named = self.payees.iter().any(|payee| match (payee, address) {
+            (Payee::Key(key), _) => key == to,
+            (Payee::Address(allowed), Some(address)) => allowed == address,
+            (Payee::Address(_), None) => true,
+        });
+        if self.payees.is_empty() || named { Ok(()) } else { Err("its recipient is not among the policy's payees") }
     }
 
     pub fn allows_provider(&self, provider: &Npub) -> bool {
@@ -351,8 +376,19 @@ pub fn judge(policy: &Policy, owner: &Npub, action: &Action, ground: Ground) -> 
     }
 }
 
+/// The least that is zapped: services take whole sats.
+const LEAST_ZAP: Msat = Msat::sats(1);
+
 fn judge_zap(policy: &Policy, owner: &Npub, action: &Action) -> Verdict {
-    let Some(amount) = action.amount() else { return Verdict::Refuse("a zap without an amount") };
+    let (Some(amount), Some(to)) = (action.amount(), action.recipient()) else {
+        return Verdict::Refuse("a zap without an amount");
+    };
+    if amount < LEAST_ZAP {
+        return Verdict::Refuse("a zap is at least 1 sat");
+    }
+    if let Err(why) = policy.allows_payee(owner, &to, None) {
+        return Verdict::Refuse(why);
+    }
     if policy.limits.payment_msat.is_some_and(|most| amount > most) {
         return Verdict::Refuse("more than one payment may be");
     }
@@ -362,12 +398,30 @@ fn judge_zap(policy: &Policy, owner: &Npub, action: &Action) -> Verdict {
     if amount > policy.limits.approval_threshold_msat {
         return Verdict::Ask("more than the approval threshold");
     }
-    let known = action.recipient().is_some_and(|to| policy.knows(&to, owner));
     match policy.autonomy {
         Autonomy::Autonomous => Verdict::Allow,
-        Autonomy::Bounded if known => Verdict::Allow,
+        Autonomy::Bounded if policy.knows(&to, owner) => Verdict::Allow,
         Autonomy::Bounded | Autonomy::Supervised => Verdict::Ask("zaps ask"),
     }
+}
+
+/// Whether a zap may be paid now that its invoice and its fee reserve are known. `cost` is both; `balance` is what the wallet
+/// has left. What it may cost without the owner's word was judged before, and the windows are guarded where they are held.
+pub fn judge_zap_cost(policy: &Policy, cost: Msat, tick_spent: Msat, balance: Msat) -> Result<(), &'static str> {
+    let limits = &policy.limits;
+    if policy.frozen {
+        return Err("the agent is frozen");
+    }
+    if limits.payment_msat.is_some_and(|most| cost > most) {
+        return Err("with its fee it is more than one payment may be");
+    }
+    if tick_spent.saturating_add(cost) > limits.tick_msat {
+        return Err("with its fee it is more than is left of the tick's limit");
+    }
+    if balance < limits.reserve_msat.saturating_add(cost) {
+        return Err("it would leave less than the reserve");
+    }
+    Ok(())
 }
 
 /// Why a quote or an invoice for inference is not taken.
@@ -452,7 +506,7 @@ mod tests {
         assert_eq!(judge(&policy, &OWNER, &dm(OWNER), unasked), Verdict::Allow);
         assert_eq!(judge(&policy, &OWNER, &dm(STRANGER), answer), Verdict::Allow);
         assert!(matches!(judge(&policy, &OWNER, &dm(STRANGER), unasked), Verdict::Ask(_)));
-        let zap = Action::Zap { to: STRANGER, amount: Msat::sats(1), comment: String::new() };
+        let zap = Action::Zap { to: STRANGER, event: None, amount: Msat::sats(1), comment: String::new() };
         assert!(matches!(judge(&policy, &OWNER, &zap, answer), Verdict::Ask(_)));
     }
 
@@ -475,7 +529,67 @@ mod tests {
         }
     }
 
+    fn zap(to: Npub, amount: Msat) -> Action {
+        Action::Zap { to, event: None, amount, comment: String::new() }
+    }
+
+    #[test]
+    fn who_is_zapped_is_the_policys_word() {
+        let ground = Ground { answers_sender: true, trusted: true };
+        let mut policy = Policy { autonomy: Autonomy::Autonomous, ..Policy::default_for(AGENT) };
+        let said = |policy: &Policy, to, sats| judge(policy, &OWNER, &zap(to, Msat::sats(sats)), ground);
+        assert_eq!(said(&policy, STRANGER, 500), Verdict::Allow);
+        assert!(matches!(said(&policy, STRANGER, 501), Verdict::Ask(_)));
+        assert!(matches!(said(&policy, STRANGER, 1_001), Verdict::Refuse(_)));
+        assert!(matches!(said(&policy, STRANGER, 0), Verdict::Refuse(_)));
+        assert!(matches!(said(&policy, AGENT, 1), Verdict::Refuse("an agent does not zap itself")));
+        for autonomy in [Autonomy::Bounded, Autonomy::Supervised] {
+            policy.autonomy = autonomy;
+            assert!(matches!(said(&policy, STRANGER, 1), Verdict::Ask(_)));
+        }
+        policy.autonomy = Autonomy::Bounded;
+        policy.listed.insert(STRANGER);
+        assert_eq!(said(&policy, STRANGER, 1), Verdict::Allow);
+        policy.blocked.insert(STRANGER);
+        assert_eq!(said(&policy, STRANGER, 1), Verdict::Refuse("its recipient is blocked"));
+        policy.blocked.clear();
+        policy.payees.insert(Payee::Key(OWNER));
+        assert_eq!(said(&policy, STRANGER, 1), Verdict::Refuse("its recipient is not among the policy's payees"));
+        assert_eq!(said(&policy, OWNER, 1), Verdict::Allow);
+        // Whose an address is shows later.
+        policy.payees.insert("Ada@host".parse().unwrap());
+        assert_eq!(said(&policy, STRANGER, 1), Verdict::Allow);
+        let (ada, eve) = ("ada@host".parse().unwrap(), "ada@host2".parse().unwrap());
+        assert_eq!(policy.allows_payee(&OWNER, &STRANGER, Some(&ada)), Ok(()));
+        assert!(policy.allows_payee(&OWNER, &STRANGER, Some(&eve)).is_err());
+        assert_eq!(policy.allows_payee(&OWNER, &OWNER, Some(&eve)), Ok(()), "by key");
+        let text = serde_json::to_string(&policy).unwrap();
+        assert_eq!(Policy::parse(&text).unwrap(), policy);
+        policy.actions.insert(ActionKind::Post);
+        assert!(matches!(said(&policy, OWNER, 1), Verdict::Refuse("the policy does not allow this kind of action")));
+        assert!(Policy::parse(&text.replace("ada@host", "ada@host/x")).is_err());
+    }
+
     proptest! {
+        /// A zap that may be paid keeps every limit that is judged here, whatever was spent before.
+        #[test]
+        fn a_zap_that_may_be_paid_breaks_no_limit(
+            cost in 0_u64..3_000_000, spent in 0_u64..3_000_000, balance in 0_u64..5_000_000,
+            tick in 0_u64..3_000_000, payment in prop::option::of(0_u64..3_000_000), reserve in 0_u64..3_000_000, frozen: bool,
+        ) {
+            let mut policy = Policy { frozen, ..Policy::default_for(AGENT) };
+            policy.limits.tick_msat = Msat::new(tick);
+            policy.limits.payment_msat = payment.map(Msat::new);
+            policy.limits.reserve_msat = Msat::new(reserve);
+            let (cost, spent, balance) = (Msat::new(cost), Msat::new(spent), Msat::new(balance));
+            if judge_zap_cost(&policy, cost, spent, balance).is_ok() {
+                prop_assert!(!frozen);
+                prop_assert!(spent.saturating_add(cost) <= policy.limits.tick_msat);
+                prop_assert!(policy.limits.payment_msat.is_none_or(|most| cost <= most));
+                prop_assert!(balance.checked_sub(cost).unwrap() >= policy.limits.reserve_msat);
+            }
+        }
+
         /// A quote that is accepted keeps the tick limit, the threshold and the reserve.
         #[test]
         fn an_accepted_quote_breaks_no_limit(

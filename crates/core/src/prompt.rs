@@ -51,6 +51,9 @@ pub struct PromptMessage {
     pub kind: String,
     /// The sender's npub, when there is one.
     pub from: Option<String>,
+    /// Of a public one: what a zap for it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     pub text: String,
 }
 
@@ -59,7 +62,7 @@ Answer with one JSON object and nothing else: {"actions":[...]}. Known actions:
 {"type":"reply","to":"<label of a message>","text":"..."}
 {"type":"post","text":"..."}
 {"type":"dm","to":"<npub>","text":"..."}
-{"type":"zap","to":"<npub>","amount_msat":1000,"comment":"..."}
+{"type":"zap","to":"<npub>","amount_sats":21,"comment":"...","event":"<id of a message of theirs, or left out>"}
 {"type":"update_goal","goal":"<its text>","done":false,"note":"..."}
 {"type":"add_memory","text":"..."}
 {"type":"summarise_memory","covers":<how many memories stand in condense>,"text":"..."}
@@ -116,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn message(text: String) -> PromptMessage {
-        PromptMessage { label: "m1".into(), kind: "mention".into(), from: None, text }
+        PromptMessage { label: "m1".into(), kind: "mention".into(), from: None, id: None, text }
     }
 
     #[test]

@@ -7,6 +7,10 @@
 //!
 //! Intents are records too, so the outcome of one effect and the intent of the next are one durable append.
 
+pub mod zap;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, ActionKind};
@@ -17,15 +21,17 @@ use crate::money::Msat;
 use crate::payment::FailureClass;
 use crate::time::UnixMs;
 use crate::trigger::Trigger;
+use zap::{Zap, ZapEnd, ZapMove, Zapping};
 
 /// Version of the records below, beside each journal row. Another one parks the agent by name.
 ///
 /// 3: memory is summed up; the state remembers what was published and the month's spending.
+/// 4: zaps are sent; jobs whose payment waits for their result; the state knows the wallet in force and the rent paid.
 pub const RECORD_VERSION: u32 = 4;
 /// Providers tried in one tick.
 pub const MAX_ATTEMPTS: u8 = 3;
-/// Records in one tick's journal: far above what 16 actions and three providers need.
-pub const MAX_RECORDS: usize = 64;
+/// Records in one tick's journal: above what 16 zaps (three each) and three providers need.
+pub const MAX_RECORDS: usize = 96;
 
 /// An event as it was signed, once.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +100,8 @@ pub enum Plan {
     Refused {
         why: String,
     },
+    /// Ask the payee's service for an invoice and pay it.
+    Zap(Zap),
     /// Waits for the owner from the commit on; says why it asks.
     Parked {
         why: String,
@@ -178,6 +186,11 @@ pub enum Record {
         index: usize,
         outcome: ActionOutcome,
     },
+    /// What happened to the zap that is this action.
+    Zap {
+        index: usize,
+        step: ZapMove,
+    },
     Failed {
         reason: Failure,
     },
@@ -200,6 +213,7 @@ impl Record {
             Self::Disputed { .. } => "disputed",
             Self::Decided { .. } => "decided",
             Self::Acted { .. } => "acted",
+            Self::Zap { step, .. } => step.kind(),
             Self::Failed { .. } => "failed",
         }
     }
@@ -210,6 +224,7 @@ impl Record {
         match self {
             Self::Requested(_) | Self::Decided { .. } => "repeat",
             Self::Invoiced { .. } | Self::Paying { .. } => "resolve",
+            Self::Zap { step, .. } => step.idempotency(),
             Self::Began { .. }
             | Self::Approved { .. }
             | Self::Published { .. }
@@ -334,6 +349,18 @@ pub enum Effect {
         events: Vec<SignedEvent>,
         relays: Vec<String>,
     },
+    /// Ask the payee's service for the one invoice.
+    AskZap {
+        index: usize,
+        zap: Zap,
+    },
+    /// Dispatch a zap's payment, or resolve it if it may have left already (`dispatched`).
+    PayZap {
+        index: usize,
+        zap: Zap,
+        bill: Bill,
+        dispatched: bool,
+    },
 }
 
 impl Effect {
@@ -345,6 +372,8 @@ impl Effect {
             Self::Pay { .. } => "pay",
             Self::AwaitResult { .. } => "await_result",
             Self::Act { .. } => "act",
+            Self::AskZap { .. } => "ask_zap",
+            Self::PayZap { .. } => "pay_zap",
         }
     }
 }
@@ -374,6 +403,8 @@ pub struct Tick {
     approved: Option<ApprovalId>,
     jobs: Vec<Job>,
     decided: Option<(Vec<Planned>, Vec<Option<ActionOutcome>>)>,
+    /// Those of the decided actions that are zaps, by their place.
+    zaps: BTreeMap<usize, Zapping>,
     failed: Option<Failure>,
     spent: Msat,
     records: usize,
@@ -392,6 +423,7 @@ impl Tick {
             approved: None,
             jobs: Vec::new(),
             decided: None,
+            zaps: BTreeMap::new(),
             failed: None,
             spent: Msat::ZERO,
             records: 1,
@@ -426,6 +458,14 @@ impl Tick {
         self.decided.as_ref().map_or(&[], |(planned, _)| planned)
     }
 
+    /// How the zap at this place ended, if it is one and is over.
+    pub fn zap_end(&self, index: usize) -> Option<&ZapEnd> {
+        match self.zaps.get(&index)? {
+            Zapping::Over(end) => Some(end),
+            Zapping::Asking | Zapping::Invoiced { .. } | Zapping::Paying { .. } => None,
+        }
+    }
+
     fn state(&self) -> &'static str {
         if self.failed.is_some() {
             "failed"
@@ -458,6 +498,8 @@ impl Tick {
                 if self.decided.is_some() || !thought {
                     return Err(invalid);
                 }
+                let zaps = actions.iter().enumerate().filter(|(_, planned)| matches!(planned.plan, Plan::Zap(_)));
+                self.zaps = zaps.map(|(index, _)| (index, Zapping::Asking)).collect();
                 self.decided = Some((actions.clone(), vec![None; actions.len()]));
             }
             Record::Acted { index, outcome } => {
@@ -466,6 +508,12 @@ impl Tick {
                     outcomes.get_mut(*index).filter(|slot| publishes && slot.is_none())
                 });
                 *slot.ok_or(invalid)? = Some(outcome.clone());
+            }
+            Record::Zap { index, step } => {
+                let zap = self.zaps.get_mut(index).ok_or(invalid)?;
+                let (next, spent) = zap.apply(step)?;
+                *zap = next;
+                self.spent = self.spent.saturating_add(spent);
             }
             Record::Requested(request) => {
                 let open = self.jobs.last().is_some_and(|job| !matches!(job, Job::Abandoned { .. }));
@@ -509,7 +557,7 @@ impl Tick {
             return Step::Commit(End::Failed(reason));
         }
         if let Some((planned, outcomes)) = &self.decided {
-            return next_action(planned, outcomes);
+            return next_action(planned, outcomes, &self.zaps);
         }
         if let Some(id) = self.approved {
             return Step::Execute { id };
@@ -544,14 +592,20 @@ impl Tick {
     /// The actions as everyone may see them.
     pub fn views(&self) -> Vec<ActionView> {
         let Some((planned, outcomes)) = &self.decided else { return Vec::new() };
-        planned.iter().zip(outcomes).map(|(planned, outcome)| view(planned, outcome.as_ref())).collect()
+        let both = planned.iter().zip(outcomes).enumerate();
+        both.map(|(index, (planned, outcome))| view(planned, outcome.as_ref(), self.zaps.get(&index))).collect()
     }
 }
 
-fn next_action(planned: &[Planned], outcomes: &[Option<ActionOutcome>]) -> Step {
+fn next_action(planned: &[Planned], outcomes: &[Option<ActionOutcome>], zaps: &BTreeMap<usize, Zapping>) -> Step {
     for (index, (planned, outcome)) in planned.iter().zip(outcomes).enumerate() {
         if let (Plan::Publish { events, relays }, None) = (&planned.plan, outcome) {
             return Step::Perform(Effect::Act { index, events: events.clone(), relays: relays.clone() });
+        }
+        if let (Plan::Zap(zap), Some(zapping)) = (&planned.plan, zaps.get(&index))
+            && let Some(effect) = zapping.next(index, zap)
+        {
+            return Step::Perform(effect);
         }
     }
     Step::Commit(End::Completed)
@@ -583,11 +637,12 @@ fn advance(job: &Job, record: &Record) -> Option<Job> {
     })
 }
 
-fn view(planned: &Planned, outcome: Option<&ActionOutcome>) -> ActionView {
+fn view(planned: &Planned, outcome: Option<&ActionOutcome>, zap: Option<&Zapping>) -> ActionView {
     let (event_id, outcome) = match (&planned.plan, outcome) {
         (Plan::Refused { why }, _) => (None, format!("refused: {why}")),
         (Plan::Parked { why, .. }, _) => (None, format!("parked: {why}")),
         (Plan::Local, _) => (None, "done".to_owned()),
+        (Plan::Zap(_), _) => (None, zap.map_or_else(|| "open".to_owned(), Zapping::outcome)),
         (Plan::Publish { events, .. }, Some(ActionOutcome::Done { .. })) => {
             (events.first().map(|event| event.id), "done".to_owned())
         }

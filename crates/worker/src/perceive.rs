@@ -11,8 +11,8 @@ use nexus_core::{Msat, Npub, UnixMs};
 pub const MAX_STIMULI: usize = 10;
 /// Messages, goals and persona of a tick, in bytes, beside the instructions and the rest of a prompt.
 const MAX_SHOWN: usize = MAX_PROMPT - 4 * 1024;
-/// What stands in a prompt beside a message's text: its label, kind, sender and their names.
-const SAID_BESIDE: usize = 192;
+/// What stands in a prompt beside a message's text: its label, kind, sender, id and their names.
+const SAID_BESIDE: usize = 272;
 /// Longest message shown, in bytes.
 const MAX_MESSAGE: usize = 4 * 1024;
 
@@ -116,6 +116,20 @@ const fn is_public(trigger: Trigger) -> bool {
     }
 }
 
+/// Whether what woke the agent is an event that others see: private messages have none, and a receipt is nobody's note.
+pub(crate) const fn may_be_zapped(trigger: Trigger) -> bool {
+    match trigger {
+        Trigger::Mention | Trigger::Kind(_) => true,
+        Trigger::Heartbeat
+        | Trigger::Schedule
+        | Trigger::Dm
+        | Trigger::Zap
+        | Trigger::Webhook
+        | Trigger::Manual
+        | Trigger::Approval => false,
+    }
+}
+
 fn message(index: usize, stimulus: &Stimulus) -> PromptMessage {
     let mut text = stimulus.text.clone();
     if text.len() > MAX_MESSAGE {
@@ -126,6 +140,7 @@ fn message(index: usize, stimulus: &Stimulus) -> PromptMessage {
         label: label(index),
         kind: stimulus.trigger.to_string(),
         from: stimulus.sender.map(|sender| sender.to_string()),
+        id: stimulus.event_id.filter(|_| may_be_zapped(stimulus.trigger)).map(|id| id.to_string()),
         text,
     }
 }

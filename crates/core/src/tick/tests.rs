@@ -42,12 +42,27 @@ fn approval() -> ApprovalId {
     ApprovalId { tick_id: crate::id::TickId::new(UnixMs(5), [1; 10]), index: 3 }
 }
 
+fn a_zap() -> Zap {
+    let request = SignedEvent { kind: 9_734, ..event(60) };
+    Zap { to: Npub::from_bytes([8; 32]), address: "ada@host".parse().unwrap(), amount: Msat::sats(21), request }
+}
+
+fn zap_bill() -> Bill {
+    Bill { hash: Hash32::from_bytes([10; 32]), amount: Msat::sats(21), ..bill() }
+}
+
+const ZAP: usize = 3;
+
 fn planned() -> Vec<Planned> {
     let post = Action::Post { text: "hello".into() };
     vec![
         Planned { action: post.clone(), plan: Plan::Publish { events: vec![event(50)], relays: vec![] } },
         Planned { action: Action::AddMemory { text: "x".into() }, plan: Plan::Local },
         Planned { action: post.clone(), plan: Plan::Refused { why: "approval_needed".into() } },
+        Planned {
+            action: Action::Zap { to: a_zap().to, event: None, amount: Msat::sats(21), comment: "thanks".into() },
+            plan: Plan::Zap(a_zap()),
+        },
         Planned { action: post, plan: Plan::Publish { events: vec![event(51)], relays: vec![] } },
     ]
 }
@@ -58,6 +73,9 @@ struct World {
     published: Vec<Hash32>,
     settled: usize,
     paid_hashes: Vec<Hash32>,
+    /// What each question to a payee's service was signed with, and what was settled of it.
+    asked: Vec<Hash32>,
+    zapped: Vec<Hash32>,
 }
 
 impl World {
@@ -101,6 +119,39 @@ impl World {
                 self.published.extend(events.iter().map(|event| event.id));
                 vec![Record::Acted { index: *index, outcome: ActionOutcome::Done { relays: vec![] } }]
             }
+            Step::Perform(Effect::AskZap { index, zap }) => {
+                self.asked.push(zap.request.id);
+                let step = match luck % 5 {
+                    0 => ZapMove::Refused { why: "another amount".into() },
+                    1 => ZapMove::Failed { why: "no answer".into() },
+                    // Each question brings another invoice.
+                    n => {
+                        let hash = Hash32::from_bytes([100 + n + u8::try_from(self.asked.len() % 100).unwrap(); 32]);
+                        ZapMove::Invoiced { bill: Bill { hash, ..zap_bill() } }
+                    }
+                };
+                vec![Record::Zap { index: *index, step }]
+            }
+            Step::Perform(Effect::PayZap { index, dispatched: false, .. }) => {
+                let step =
+                    if luck.is_multiple_of(7) { ZapMove::Refused { why: "frozen".into() } } else { ZapMove::Paying };
+                vec![Record::Zap { index: *index, step }]
+            }
+            Step::Perform(Effect::PayZap { index, bill, dispatched: true, .. }) => {
+                let step = if self.zapped.contains(&bill.hash) {
+                    ZapMove::Paid { fee: Msat::ZERO, preimage: None, at: UnixMs(1) }
+                } else if luck.is_multiple_of(5) {
+                    ZapMove::NotPaid { class: FailureClass::NoRoute }
+                } else {
+                    self.zapped.push(bill.hash);
+                    // Settled, and the answer to it may be lost.
+                    match luck % 3 {
+                        0 => ZapMove::Unresolved,
+                        _ => ZapMove::Paid { fee: Msat::sats(1), preimage: None, at: UnixMs(1) },
+                    }
+                };
+                vec![Record::Zap { index: *index, step }]
+            }
         }
     }
 }
@@ -121,11 +172,14 @@ fn the_straight_way() {
             tick.apply(&record).unwrap();
         }
     }
-    let expected = ["requested", "published", "invoiced", "paying", "paid", "answered", "decided", "acted", "acted"];
-    assert_eq!(kinds, expected);
+    let job = ["requested", "published", "invoiced", "paying", "paid", "answered", "decided"];
+    let actions = ["acted", "zap_invoiced", "zap_paying", "zap_unresolved", "acted"];
+    assert_eq!(kinds, [&job[..], &actions].concat(), "an unresolved zap holds nothing up");
     assert_eq!(tick.spent(), Msat::sats(10));
     let outcomes: Vec<_> = tick.views().into_iter().map(|view| view.outcome).collect();
-    assert_eq!(outcomes, ["done", "done", "refused: approval_needed", "done"]);
+    assert_eq!(outcomes[..3], ["done", "done", "refused: approval_needed"]);
+    assert!(outcomes[3].starts_with("unresolved: ") && outcomes[4] == "done", "{outcomes:?}");
+    assert_eq!(tick.zap_end(ZAP), Some(&ZapEnd::Unresolved));
 }
 
 #[test]
@@ -143,7 +197,7 @@ fn an_approved_action_is_carried_out_without_a_thought() {
             tick.apply(&record).unwrap();
         }
     }
-    assert_eq!(kinds, ["decided", "acted", "acted"]);
+    assert_eq!(kinds, ["decided", "acted", "zap_invoiced", "zap_paying", "zap_unresolved", "acted"]);
     assert_eq!(tick.spent(), Msat::ZERO);
     // No other tick does that.
     let mut other = Tick::begin(&self::began()).unwrap();
@@ -159,6 +213,13 @@ fn records_read_back_as_written() {
         Record::Invoiced { attempt: 0, bill: bill() },
         Record::Decided { actions: planned(), note: None },
         Record::Failed { reason: Failure::PaymentUnresolved },
+        Record::Zap { index: 3, step: ZapMove::Invoiced { bill: zap_bill() } },
+        Record::Zap { index: 3, step: ZapMove::Paying },
+        Record::Zap { index: 3, step: ZapMove::Paid { fee: Msat::ZERO, preimage: Some(Hash32::ZERO), at: UnixMs(1) } },
+        Record::Zap { index: 3, step: ZapMove::NotPaid { class: FailureClass::NoRoute } },
+        Record::Zap { index: 3, step: ZapMove::Unresolved },
+        Record::Zap { index: 3, step: ZapMove::Refused { why: "frozen".into() } },
+        Record::Zap { index: 3, step: ZapMove::Failed { why: "no answer".into() } },
     ];
     for record in records {
         let json = serde_json::to_string(&record).unwrap();
@@ -181,6 +242,69 @@ fn a_payment_in_flight_is_never_abandoned() {
     assert!(tick.apply(&Record::Invoiced { attempt: 0, bill: bill() }).is_err());
     tick.apply(&Record::NotPaid { attempt: 0, class: FailureClass::NoRoute }).unwrap();
     assert!(matches!(tick.next(), Step::Prepare { attempt: 1, .. }));
+}
+
+/// A tick whose thought is bought and whose actions are decided.
+fn decided() -> Vec<Record> {
+    vec![
+        began(),
+        Record::Requested(request(0)),
+        Record::Published { attempt: 0, relays: vec![] },
+        Record::Answered { attempt: 0, content: "free".into() },
+        Record::Decided { actions: planned(), note: None },
+    ]
+}
+
+#[test]
+fn a_zap_has_one_invoice_and_one_end() {
+    let zap = |step| Record::Zap { index: ZAP, step };
+    let invoiced = |n| zap(ZapMove::Invoiced { bill: Bill { hash: Hash32::from_bytes([n; 32]), ..zap_bill() } });
+    let paid = || zap(ZapMove::Paid { fee: Msat::sats(1), preimage: None, at: UnixMs(1) });
+    let mut tick = Tick::replay(decided().iter()).unwrap();
+    assert!(tick.apply(&zap(ZapMove::Paying)).is_err(), "nothing to pay");
+    for index in [0, 1, 2, 4, 5, usize::MAX] {
+        let other = Record::Zap { index, step: ZapMove::Failed { why: String::new() } };
+        assert!(tick.apply(&other).is_err(), "{index} is no zap");
+    }
+    tick.apply(&invoiced(1)).unwrap();
+    assert!(tick.apply(&invoiced(2)).is_err(), "another invoice");
+    assert!(tick.apply(&paid()).is_err(), "never sent");
+    assert!(tick.apply(&zap(ZapMove::Unresolved)).is_err(), "never sent");
+    tick.apply(&zap(ZapMove::Paying)).unwrap();
+    for not in [ZapMove::Paying, ZapMove::Refused { why: String::new() }, ZapMove::Failed { why: String::new() }] {
+        assert!(tick.apply(&zap(not)).is_err(), "what may have left is only ended by the wallet's word");
+    }
+    assert!(tick.apply(&invoiced(3)).is_err());
+    let sent = tick.clone();
+    for (end, spent, ended) in [
+        (paid(), Msat::sats(22), Some(ZapEnd::Paid)),
+        (zap(ZapMove::NotPaid { class: FailureClass::NoRoute }), Msat::ZERO, None),
+        (zap(ZapMove::Unresolved), Msat::ZERO, Some(ZapEnd::Unresolved)),
+    ] {
+        let mut tick = sent.clone();
+        tick.apply(&end).unwrap();
+        assert_eq!(tick.spent(), spent);
+        assert!(ended.is_none_or(|ended| tick.zap_end(ZAP) == Some(&ended)));
+        for again in [paid(), invoiced(4), zap(ZapMove::Paying), zap(ZapMove::Unresolved)] {
+            assert!(tick.apply(&again).is_err(), "over is over");
+        }
+        assert!(!matches!(tick.next(), Step::Perform(Effect::AskZap { .. } | Effect::PayZap { .. })));
+    }
+}
+
+fn any_zap() -> impl Strategy<Value = Record> {
+    (0_usize..6, 0_usize..8, any::<u8>()).prop_map(|(index, kind, n)| {
+        let step = match kind {
+            0 | 1 => ZapMove::Invoiced { bill: Bill { hash: Hash32::from_bytes([n; 32]), ..zap_bill() } },
+            2 => ZapMove::Paying,
+            3 => ZapMove::Paid { fee: Msat::new(u64::from(n)), preimage: None, at: UnixMs(1) },
+            4 => ZapMove::NotPaid { class: FailureClass::NoRoute },
+            5 => ZapMove::Unresolved,
+            6 => ZapMove::Refused { why: String::new() },
+            _ => ZapMove::Failed { why: String::new() },
+        };
+        Record::Zap { index: if n.is_multiple_of(3) { index } else { ZAP }, step }
+    })
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
@@ -231,6 +355,32 @@ proptest! {
         ids.sort();
         ids.dedup();
         prop_assert!(ids.len() <= 5);
+        // One request for the zap, however often it was asked with, and one settled payment.
+        prop_assert!(world.asked.iter().all(|id| *id == a_zap().request.id));
+        prop_assert!(world.zapped.len() <= 1);
+        let booked = tick.zap_end(ZAP) == Some(&ZapEnd::Paid);
+        prop_assert!(!booked || world.zapped.len() == 1, "paid is only what was");
+    }
+
+    /// Any order of a zap's records: one invoice, one end, and money is counted once and only when it was sent and paid.
+    #[test]
+    fn a_zap_is_paid_once_in_any_order(records in prop::collection::vec(any_zap(), 0..60)) {
+        let mut tick = Tick::replay(decided().iter()).unwrap();
+        let (mut invoices, mut sent, mut paid) = (0, 0, 0);
+        for record in records {
+            let before = tick.clone();
+            if tick.apply(&record).is_err() {
+                prop_assert_eq!(&before, &tick);
+                continue;
+            }
+            prop_assert!(before.zap_end(ZAP).is_none(), "nothing follows an end");
+            let Record::Zap { step, .. } = &record else { continue };
+            invoices += u32::from(matches!(step, ZapMove::Invoiced { .. }));
+            sent += u32::from(*step == ZapMove::Paying);
+            paid += u32::from(matches!(step, ZapMove::Paid { .. }));
+            prop_assert!(invoices <= 1 && sent <= invoices && paid <= sent);
+            prop_assert_eq!(tick.spent() > Msat::ZERO, paid == 1);
+        }
     }
 
     /// Any list of records is folded or refused; what was refused changed nothing; money is counted only when paid.

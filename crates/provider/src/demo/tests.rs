@@ -8,7 +8,7 @@ const NOON: i64 = 1_795_348_800;
 
 fn message(label: &str, kind: &str, text: &str) -> PromptMessage {
     let from = Some("npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg".to_owned());
-    PromptMessage { label: label.into(), kind: kind.into(), from, text: text.into() }
+    PromptMessage { label: label.into(), kind: kind.into(), from, id: None, text: text.into() }
 }
 
 fn prompt(trigger: &str, messages: Vec<PromptMessage>) -> Prompt {
