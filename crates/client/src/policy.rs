@@ -69,7 +69,7 @@ pub fn editable(policy: &Policy) -> Result<String, Error> {
         members.remove("version");
         // Those that are left out where they say nothing, so that they can be seen and set.
         let unset = json!({
-            "publish": [], "reader_history": false, "frozen": false, "actions": [], "delegations": {},
+            "publish": [], "reader_history": false, "frozen": false, "actions": [], "delegations": {}, "payees": [],
             "limits": { "payment_msat": null, "month_msat": null, "payments_per_hour": null },
         });
         fill(members, &unset);

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nexus_bus::{Bus, Wake};
 use nexus_core::{AccountId, Clock, Entropy, MonoMs, Npub, UnixMs};
+use nexus_egress::Egress;
 use nexus_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ControlConfig;
-use crate::egress::Egress;
 use crate::fleet::FleetCache;
 use crate::idempotency::UnderWay;
 use crate::metrics::Metrics;

@@ -12,7 +12,6 @@ pub mod api;
 mod app;
 pub mod auth;
 pub mod config;
-mod egress;
 mod fleet;
 pub mod gate;
 mod idempotency;

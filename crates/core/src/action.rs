@@ -279,7 +279,12 @@ mod tests {
         let zap = |amount| vec![Action::Zap { to: npub, event: None, amount, comment: String::new() }];
         assert_eq!(read(r#","amount_sats":21"#).unwrap(), zap(Msat::sats(21)));
         assert_eq!(read(r#","amount_msat":21500"#).unwrap(), zap(Msat::new(21_500)));
-        for bad in ["", r#","amount_sats":1,"amount_msat":1000"#, r#","amount_sats":-1"#, r#","amount_sats":99999999999999999"#] {
+        for bad in [
+            "",
+            r#","amount_sats":1,"amount_msat":1000"#,
+            r#","amount_sats":-1"#,
+            r#","amount_sats":99999999999999999"#,
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
         assert!(read(r#","amount_sats":1.5"#).is_err() && read(r#","amount_sats":1,"event":"m1""#).is_err());

@@ -363,7 +363,12 @@ mod tests {
     }
 
     fn zap(sats: u64) -> Asked {
-        asked(Action::Zap { to: STRANGER, event: None, amount: Msat::from_sats(sats).unwrap(), comment: "thanks".into() })
+        asked(Action::Zap {
+            to: STRANGER,
+            event: None,
+            amount: Msat::from_sats(sats).unwrap(),
+            comment: "thanks".into(),
+        })
     }
 
     fn says(parked: &Parked, id: u8, answer: Answer) -> Decision {

@@ -126,14 +126,31 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_lud_16_has_them() {
-        for good in ["ada@nexus.example", "Ada.L+tips@EXAMPLE.com", "a_b-c@127.0.0.1:7777", "x@[::1]:80", "npub1x@localhost"] {
+        for good in
+            ["ada@nexus.example", "Ada.L+tips@EXAMPLE.com", "a_b-c@127.0.0.1:7777", "x@[::1]:80", "npub1x@localhost"]
+        {
             let address: LightningAddress = good.parse().unwrap();
             assert_eq!(address.to_string(), good.to_ascii_lowercase());
             assert_eq!(format!("{}@{}", address.name(), address.host()), address.as_str());
         }
         for bad in [
-            "", "ada", "@host", "ada@", "..@host", "a/b@host", "a?b@host", "a%2f@host", "ada@host/x", "ada@host?x", "ada@user@host",
-            "ada@host#x", "ada@-host", "ada@.host", "ada@ho st", "ä@host", "ada@hö.st",
+            "",
+            "ada",
+            "@host",
+            "ada@",
+            "..@host",
+            "a/b@host",
+            "a?b@host",
+            "a%2f@host",
+            "ada@host/x",
+            "ada@host?x",
+            "ada@user@host",
+            "ada@host#x",
+            "ada@-host",
+            "ada@.host",
+            "ada@ho st",
+            "ä@host",
+            "ada@hö.st",
         ] {
             assert!(bad.parse::<LightningAddress>().is_err(), "{bad}");
         }

@@ -298,7 +298,12 @@ impl Policy {
 
     /// Whether somebody may be zapped, as far as the lists say. Without an address nobody who may be meant by one is refused:
     /// whose it is shows when their profile was read.
-    pub fn allows_payee(&self, owner: &Npub, to: &Npub, address: Option<&LightningAddress>) -> Result<(), &'static str> {
+    pub fn allows_payee(
+        &self,
+        owner: &Npub,
+        to: &Npub,
+        address: Option<&LightningAddress>,
+    ) -> Result<(), &'static str> {
         if *to == self.agent {
             return Err("an agent does not zap itself");
         }

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod devnet;
 pub mod driver;
 pub mod lnd;
+pub mod lnurl;
 pub mod nwc;
 pub mod storage;
 mod wire;

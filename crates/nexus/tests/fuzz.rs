@@ -25,6 +25,17 @@ fn invoices() {
 }
 
 #[test]
+fn payees_services() {
+    let corpus: [&[u8]; 3] = [
+        b"\x64{\"tag\":\"payRequest\",\"callback\":\"https://h/c?a=b\",\"minSendable\":1000,\"maxSendable\":9000,\"allowsNostr\":true,\"nostrPubkey\":\"7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e\"}",
+        b"\x64{\"pr\":\"lnbc1\",\"routes\":[]}",
+        b"\x64{\"status\":\"ERROR\",\"reason\":\"no\"}",
+    ];
+    let inputs = drive(21, budget(), &corpus, nexus_lightning::lnurl::fuzz);
+    assert!(inputs > 100);
+}
+
+#[test]
 fn envelopes() {
     let corpus: [&[u8]; 2] = [
         b"-----BEGIN AGE ENCRYPTED FILE-----\nYWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IHNjcnlwdCBzYWx0c2FsdHNhbHRzYWx0c2EgMTgKYm9keQotLS0gbWFj\n-----END AGE ENCRYPTED FILE-----\n",

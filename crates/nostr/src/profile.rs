@@ -157,6 +157,13 @@ pub fn metadata(head: Head, profile: &Profile) -> UnsignedEvent {
     head.unsigned(kinds::METADATA, Vec::new(), content.to_string())
 }
 
+/// Where the author of a kind 0 says to be paid (LUD-16).
+pub fn read_lud16(event: &Event) -> Option<String> {
+    event::expect_kind(event, kinds::METADATA).ok()?;
+    let content: serde_json::Value = serde_json::from_str(&event.content).ok()?;
+    content["lud16"].as_str().map(str::to_owned)
+}
+
 /// What a relay in a 10002 list is for. One that is for both has no marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {

@@ -137,9 +137,17 @@ pub fn receipt(head: Head, request: &Event, json: &str, bolt11: &str, preimage: 
     head.unsigned(kinds::ZAP_RECEIPT, tags, "")
 }
 
-/// The request (9734) that an LNURL callback gets: signed, sent over HTTP, never published.
-pub fn request(head: Head, to: &Npub, amount: Msat, comment: &str, relays: &[String]) -> UnsignedEvent {
+/// The request (9734) that an LNURL callback gets: signed, sent over HTTP, never published. `event` is what the zap is for.
+pub fn request(
+    head: Head,
+    to: &Npub,
+    event: Option<Hash32>,
+    amount: Msat,
+    comment: &str,
+    relays: &[String],
+) -> UnsignedEvent {
     let mut tags = vec![tag(["p", &to.to_hex()]), tag(["amount", &amount.as_u64().to_string()])];
+    tags.extend(event.map(|id| tag(["e", &id.to_string()])));
     tags.push(nostr::event::Tag::custom("relays", relays.iter().take(8)));
     head.unsigned(kinds::ZAP_REQUEST, tags, comment)
 }

@@ -95,7 +95,8 @@ async fn mentions_and_messages_are_read_and_ones_own_are_not() {
 #[test]
 fn a_zap_is_read_from_its_request_and_only_if_it_is_ours() {
     let (sender, issuer, agent) = (keys(1), keys(5), npub(&keys(2)));
-    let request = signed(&sender, zap::request(head(&sender), &agent, Msat::sats(21), "nice", &["ws://r".into()]));
+    let request =
+        signed(&sender, zap::request(head(&sender), &agent, None, Msat::sats(21), "nice", &["ws://r".into()]));
     let receipt = |to: &str, description: &str| {
         build(&issuer, 9_735, tags([&["p", to], &["bolt11", "lnbcrt1"], &["description", description]]), "")
     };

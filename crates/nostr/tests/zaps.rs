@@ -21,7 +21,7 @@ struct Zapped {
 fn zapped() -> Zapped {
     let (sender, receiver, service) = (keys(1), npub(&keys(2)), keys(8));
     let relays = ["wss://relay".to_owned()];
-    let request = signed(&sender, zap::request(head(&sender), &receiver, AMOUNT, "great", &relays));
+    let request = signed(&sender, zap::request(head(&sender), &receiver, Some(Hash32::ZERO), AMOUNT, "great", &relays));
     let json = to_json(&request);
     let receipt = signed(&service, zap::receipt(head(&service), &request, &json, "lnbcrt210n1p", None));
     let invoice = ZapInvoice { amount: Some(AMOUNT), description_hash: Some(Hash32::sha256(json.as_bytes())) };
@@ -34,6 +34,8 @@ fn a_receipt_of_the_receivers_service_passes() {
     let found = validate_receipt(&z.receipt, &z.receiver, &z.service, Some("lnurl1x"), &z.invoice).unwrap();
     assert_eq!((found.sender, found.amount, found.comment.as_str()), (npub(&keys(1)), Some(AMOUNT), "great"));
     assert_eq!(check_request(&to_json(&z.request), &z.receiver, AMOUNT).unwrap(), z.request);
+    let zapped = |event: &Event| nexus_nostr::event::first(event, "e").map(str::to_owned);
+    assert_eq!(zapped(&z.receipt), Some(Hash32::ZERO.to_string()), "what it was for");
 }
 
 #[test]

@@ -48,7 +48,8 @@ async fn pay(wallet: &Wallet, bolt11: &str, id: &str) -> Outcome {
 /// What an agent would ask for a mention.
 fn tick(text: &str) -> String {
     let from = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg".to_owned();
-    let message = PromptMessage { label: "m1".into(), kind: "mention".into(), from: Some(from), id: None, text: text.into() };
+    let message =
+        PromptMessage { label: "m1".into(), kind: "mention".into(), from: Some(from), id: None, text: text.into() };
     render(&Prompt { agent: "Ada".into(), trigger: "mention".into(), messages: vec![message], ..Prompt::default() })
 }
 

@@ -8,7 +8,8 @@ use nexus_core::action::Action;
 use nexus_core::approval::{Answered, Answers, ApprovalId, Asked, Ended, State, Waiting, may_wait};
 use nexus_core::event::EventBody;
 use nexus_core::policy::Policy;
-use nexus_core::tick::{Plan, Planned};
+use nexus_core::tick::zap::ZapEnd;
+use nexus_core::tick::{Plan, Planned, Tick};
 use nexus_core::{TickId, UnixMs};
 use nexus_nostr::approval::{ApprovalRequest, SeenAnswer, read_answer, request};
 use nexus_nostr::budget::Budget;
@@ -268,11 +269,17 @@ fn replied(waiting: &Waiting) -> Option<Replied> {
 }
 
 /// What the commit of an execution says of it: the action leaves the list, whatever became of it.
-pub(crate) fn commit_executed(opened: &mut Opened, id: ApprovalId, planned: &[Planned], now: UnixMs) -> Vec<Side> {
-    let Some(planned) = planned.first() else { return Vec::new() };
+pub(crate) fn commit_executed(opened: &mut Opened, id: ApprovalId, tick: &Tick, now: UnixMs) -> Vec<Side> {
+    let Some(planned) = tick.planned().first() else { return Vec::new() };
     let ended = match planned.plan {
         Plan::Publish { .. } | Plan::Local => Ended::Done,
         Plan::Refused { .. } | Plan::Parked { .. } => Ended::Refused,
+        Plan::Zap(_) => match tick.zap_end(0) {
+            Some(ZapEnd::Paid) => Ended::Done,
+            Some(ZapEnd::Refused(_)) => Ended::Refused,
+            Some(ZapEnd::Failed(_)) | None => Ended::Failed,
+            Some(ZapEnd::Unresolved) => Ended::Unresolved,
+        },
     };
     let found = opened.state.waiting.iter().position(|waiting| waiting.asked.id() == id);
     let Some(place) = found else { return Vec::new() };

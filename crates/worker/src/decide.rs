@@ -24,6 +24,7 @@ use crate::perceive::{is_trusted, label};
 use crate::profile::{address, relays, sign, signed};
 use crate::secrets::signer_problem;
 use crate::unlock::Opened;
+use crate::zapping;
 
 /// How long to look for the relays that a receiver of messages named.
 const RELAY_LOOKUP: Duration = Duration::from_millis(800);
@@ -91,7 +92,9 @@ async fn plan(
                 return Ok(refused(why));
             }
         }
-        (Action::Zap { .. }, Verdict::Allow | Verdict::Ask(_)) => return Ok(refused("zaps are not available yet")),
+        (Action::Zap { .. }, Verdict::Allow | Verdict::Ask(_)) => {
+            return zapping::decide(host, agent, opened, taken, action, (verdict, trusted), before).await;
+        }
         (_, _) => {}
     }
     match verdict {
@@ -142,7 +145,7 @@ pub(crate) async fn carry_out(
             let legacy = replied.is_some_and(|replied| replied.kind == kinds::LEGACY_DM);
             message(host, agent, opened, to, text, None, legacy, now).await
         }
-        Action::Zap { .. } => Ok(refused("zaps are not available yet")),
+        Action::Zap { .. } => zapping::plan(host, agent, opened, action).await,
     }
 }
 

@@ -22,6 +22,7 @@ use crate::roster::Roster;
 use crate::trace::Traces;
 use crate::vitals::Vitals;
 use crate::wallet::Wallets;
+use crate::web::Web;
 
 /// What a worker is made of.
 pub struct WorkerParts {
@@ -46,6 +47,8 @@ pub struct Extras {
     pub vitals: Arc<Vitals>,
     /// Where traces of ticks go, if anywhere.
     pub traces: Option<Arc<dyn Traces>>,
+    /// What reaches the services of payees; without it zaps are refused.
+    pub web: Option<Arc<dyn Web>>,
 }
 
 /// Senders remembered for the rate limit, over all agents.
@@ -72,6 +75,7 @@ pub(crate) struct Host {
     pub beats: Store,
     pub vitals: Arc<Vitals>,
     pub traces: Option<Arc<dyn Traces>>,
+    pub web: Option<Arc<dyn Web>>,
     /// Signs what this installation asks of owners; there once the worker runs.
     pub runner: OnceLock<LocalSigner>,
     /// Which installation this is, and how often it was put back from a backup; read once.
@@ -132,6 +136,7 @@ impl Host {
             beats: extras.beats.unwrap_or_else(|| parts.store.clone()),
             vitals: extras.vitals,
             traces: extras.traces,
+            web: extras.web,
             // Without draining, being told to stop cuts every turn short at once.
             cut: if parts.config.drain_ms == 0 { shutdown.clone() } else { CancellationToken::new() },
             id: parts.id,

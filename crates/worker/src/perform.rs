@@ -21,12 +21,14 @@ use crate::error::TurnError;
 use crate::faults::At;
 use crate::ledger::{settle_sides, windows};
 use crate::market::{self, fee_allowance};
+use crate::payable::Payable;
 use crate::perceive::{Thinker, prompt};
 use crate::profile::signed;
 use crate::recover::{ask, moved, send, words};
 use crate::secrets::signer_problem;
 use crate::tick::{Run, acted};
 use crate::wallet::WALLET_TIMEOUT;
+use crate::zapping;
 
 /// Within which payments are counted for a rate.
 const HOUR_MS: i64 = 3_600_000;
@@ -130,9 +132,13 @@ pub(crate) async fn perform(run: &mut Run<'_>, effect: Effect) -> Result<(), Tur
     match effect {
         Effect::PublishRequest(request) => publish_request(run, request).await?,
         Effect::AwaitOffer(request) => await_offer(run, request).await?,
-        Effect::Pay { request, bill, dispatched } => pay(run, request, bill, dispatched).await?,
+        Effect::Pay { request, bill, dispatched } => {
+            pay(run, Payable::Job { attempt: request.attempt }, bill, dispatched).await?;
+        }
         Effect::AwaitResult { request, paid_at } => await_result(run, request, paid_at).await?,
         Effect::Act { index, events, relays } => act(run, index, &events, &relays).await?,
+        Effect::AskZap { index, zap } => zapping::ask(run, index, &zap).await?,
+        Effect::PayZap { index, zap, bill, dispatched } => zapping::pay(run, index, &zap, bill, dispatched).await?,
     }
     host.faults.pass(At::After, name).await;
     Ok(())
@@ -287,8 +293,13 @@ async fn accept(run: &Run<'_>, request: &Request, bolt11: &str) -> Result<Result
     Ok(Ok(Bill { bolt11: bolt11.to_owned(), hash, amount, max_fee, expires_at }))
 }
 
-/// Binds the invoice to the job, holds the budget and writes the payment's intent, in one batch.
-async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(), TurnError> {
+/// What commits with the record of an invoice: its budget is held and the payment's intent written.
+pub(crate) fn reservation(
+    run: &Run<'_>,
+    payable: Payable,
+    bill: &Bill,
+    payee: nexus_core::Npub,
+) -> Result<Vec<Side>, TurnError> {
     let Some(policy) = run.opened.policy() else { return Err(TurnError::Interrupted) };
     let windows = windows(run);
     let hold = |&(window, limit): &(Window, Msat)| Side::ReserveBudget { window, amount: bill.hold(), limit };
@@ -298,15 +309,21 @@ async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(),
     let windows = windows.into_iter().map(|(window, _)| window).collect();
     side.push(Side::InsertPayment(NewPayment {
         hash: bill.hash,
-        step: step(run, request.attempt),
-        purpose: "inference".into(),
+        step: payable.step(run.id),
+        purpose: payable.purpose().into(),
         bolt11: bill.bolt11.clone(),
         amount: bill.amount,
         max_fee: bill.max_fee,
         expires_at: bill.expires_at,
         windows,
-        payee: Some(request.provider),
+        payee: Some(payee),
     }));
+    Ok(side)
+}
+
+/// Binds the invoice to the job, holds the budget and writes the payment's intent, in one batch.
+async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(), TurnError> {
+    let side = reservation(run, Payable::Job { attempt: request.attempt }, &bill, request.provider)?;
     let attempt = request.attempt;
     match run.append(Record::Invoiced { attempt, bill }, side).await {
         Err(TurnError::Store(nexus_store::StoreError::Conflict { conflict, .. })) => {
@@ -321,29 +338,23 @@ async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(),
     }
 }
 
-/// The payable step that a job is.
-fn step(run: &Run<'_>, attempt: u8) -> String {
-    format!("job:{}:{attempt}", run.id)
-}
-
 /// Pays the bound invoice: dispatch once journaled, or look up what became of a dispatch.
-async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) -> Result<(), TurnError> {
+pub(crate) async fn pay(run: &mut Run<'_>, payable: Payable, bill: Bill, dispatched: bool) -> Result<(), TurnError> {
     let host = run.pen.host;
     let stored = payment::get(&host.store, run.pen.npub, bill.hash).await?;
     let Some(mut payment) = stored else {
         let text = "the payment of an open tick is missing from the database";
         return Err(TurnError::parked("payment_missing", text, 60_000));
     };
-    let attempt = request.attempt;
     // What is paid is what the journal says, which only this agent's worker could write; the row only says how far.
-    payment.step = step(run, attempt);
+    payment.step = payable.step(run.id);
     payment.bolt11.clone_from(&bill.bolt11);
     (payment.amount, payment.max_fee, payment.expires_at) = (bill.amount, bill.max_fee, bill.expires_at);
     if !dispatched {
         if run.pen.now().plus_ms(nexus_core::payment::EXPIRY_MARGIN_MS) >= bill.expires_at {
             let sides = settle_sides(&payment, PaymentState::Canceled, payment.state, Msat::ZERO, run.pen.now());
             let why = "the invoice ran out before it was paid".to_owned();
-            return run.append(Record::Abandoned { attempt, why }, sides).await;
+            return run.append(payable.given_up(why), sides).await;
         }
         #[cfg(feature = "broken")]
         if host.faults.is_broken(crate::faults::Broken::IntentNotJournaled) {
@@ -359,7 +370,7 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
             preimage: None,
             note: None,
         };
-        run.append(Record::Paying { attempt }, vec![Side::Payment(leave)]).await?;
+        run.append(payable.paying(), vec![Side::Payment(leave)]).await?;
         payment.state = PaymentState::Dispatched;
         host.faults.pass(At::Before, "dispatch").await;
         let outcome = tokio::select! {
@@ -375,9 +386,9 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
         let to = conclude(&outcome, Asker::Dispatcher, bill.expires_at, run.pen.now());
         return match (to, outcome) {
             (Some(PaymentState::Settled), Outcome::Settled { fee, preimage }) => {
-                settled(run, attempt, &payment, fee, preimage).await
+                settled(run, payable, &payment, fee, preimage).await
             }
-            (Some(PaymentState::Failed), Outcome::Failed { class }) => not_paid(run, attempt, &payment, class).await,
+            (Some(PaymentState::Failed), Outcome::Failed { class }) => not_paid(run, payable, &payment, class).await,
             // Anything else: the machine asks for the payment again, as dispatched, and looks it up.
             (to, outcome) => {
                 tracing::info!(npub = %run.pen.npub.short(), payment_hash = %bill.hash, ?outcome, "payment not concluded");
@@ -389,11 +400,11 @@ async fn pay(run: &mut Run<'_>, request: Request, bill: Bill, dispatched: bool) 
             }
         };
     }
-    follow(run, attempt, payment).await
+    follow(run, payable, payment).await
 }
 
 /// Asks until the payment is concluded, or leaves it to recovery.
-async fn follow(run: &mut Run<'_>, attempt: u8, mut payment: Payment) -> Result<(), TurnError> {
+async fn follow(run: &mut Run<'_>, payable: Payable, mut payment: Payment) -> Result<(), TurnError> {
     let host = run.pen.host;
     // Told to stop at once, it asks once: recovery goes on asking.
     let until = host.mono().plus_ms(if run.ending { 0 } else { PENDING_WAIT_MS });
@@ -401,9 +412,9 @@ async fn follow(run: &mut Run<'_>, attempt: u8, mut payment: Payment) -> Result<
     loop {
         let resolved = ask(&run.pen, &*run.wallet, &payment, !run.ending).await;
         match resolved.state {
-            PaymentState::Settled => return settled(run, attempt, &payment, resolved.fee, resolved.preimage).await,
+            PaymentState::Settled => return settled(run, payable, &payment, resolved.fee, resolved.preimage).await,
             PaymentState::Failed => {
-                return not_paid(run, attempt, &payment, nexus_core::payment::FailureClass::Rejected).await;
+                return not_paid(run, payable, &payment, nexus_core::payment::FailureClass::Rejected).await;
             }
             PaymentState::Reserved
             | PaymentState::Dispatched
@@ -416,7 +427,7 @@ async fn follow(run: &mut Run<'_>, attempt: u8, mut payment: Payment) -> Result<
             payment.state = resolved.state;
         }
         if host.mono() >= until {
-            return run.append(Record::Failed { reason: Failure::PaymentUnresolved }, Vec::new()).await;
+            return run.append(payable.unresolved(), Vec::new()).await;
         }
         tokio::select! {
             biased;
@@ -429,7 +440,7 @@ async fn follow(run: &mut Run<'_>, attempt: u8, mut payment: Payment) -> Result<
 
 async fn settled(
     run: &mut Run<'_>,
-    attempt: u8,
+    payable: Payable,
     payment: &Payment,
     fee: Msat,
     preimage: Option<nexus_core::Hash32>,
@@ -440,19 +451,19 @@ async fn settled(
         let purpose = nexus_seal::blob::Purpose::Payment;
         step.preimage = run.opened.keys.data.seal(purpose, preimage.as_bytes(), &*run.pen.host.entropy).ok();
     }
-    run.append(Record::Paid { attempt, fee, preimage, at }, sides).await?;
+    run.append(payable.paid(fee, preimage, at), sides).await?;
     run.pen.host.forget_dispatched(payment.hash, run.pen.generation);
     Ok(())
 }
 
 async fn not_paid(
     run: &mut Run<'_>,
-    attempt: u8,
+    payable: Payable,
     payment: &Payment,
     class: nexus_core::payment::FailureClass,
 ) -> Result<(), TurnError> {
     let sides = settle_sides(payment, PaymentState::Failed, payment.state, Msat::ZERO, run.pen.now());
-    run.append(Record::NotPaid { attempt, class }, sides).await?;
+    run.append(payable.not_paid(class), sides).await?;
     run.pen.host.forget_dispatched(payment.hash, run.pen.generation);
     Ok(())
 }
@@ -516,7 +527,7 @@ async fn pay_again(run: &Run<'_>, request: &Request) -> Result<(), TurnError> {
             .collect();
         sides.push(Side::InsertPayment(NewPayment {
             hash: bill.hash,
-            step: format!("{}:again", step(run, request.attempt)),
+            step: format!("{}:again", Payable::Job { attempt: request.attempt }.step(run.id)),
             purpose: "inference".into(),
             bolt11: bill.bolt11.clone(),
             amount: bill.amount,

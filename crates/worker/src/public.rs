@@ -4,6 +4,7 @@
 use nexus_core::action::Action;
 use nexus_core::policy::Public;
 use nexus_core::status::Desired;
+use nexus_core::tick::zap::ZapEnd;
 use nexus_core::tick::{End, Plan, SignedEvent, Tick};
 use nexus_core::trigger::Trigger;
 use nexus_core::{Hash32, Msat, TickId, UnixMs};
@@ -189,9 +190,13 @@ pub(crate) async fn trajectory(
     let (to, relay, name) = (relays(host, agent), host.config.own_relay.clone(), id.to_string());
     let model = opened.policy().and_then(|policy| policy.compute.model.clone()).unwrap_or_default();
     let heard = taken.iter().map(|taken| (StepType::User, heard(taken), Audit::default()));
-    let done = tick.planned().iter().map(|planned| {
+    let done = tick.planned().iter().enumerate().map(|(index, planned)| {
         let kind = planned.action.kind().as_str().to_owned();
-        (StepType::Agent, said(&planned.action, &planned.plan), Audit { action_type: Some(kind), ..Audit::default() })
+        (
+            StepType::Agent,
+            said(&planned.action, &planned.plan, tick.zap_end(index)),
+            Audit { action_type: Some(kind), ..Audit::default() },
+        )
     });
     let last = std::iter::once((StepType::SessionEnd, Map::new(), Audit::default()));
     let steps: Vec<_> = heard.chain(done).chain(last).collect();
@@ -247,11 +252,17 @@ fn heard(taken: &Taken) -> Map<String, Value> {
     body
 }
 
-fn said(action: &Action, plan: &Plan) -> Map<String, Value> {
+fn said(action: &Action, plan: &Plan, zapped: Option<&ZapEnd>) -> Map<String, Value> {
     let outcome = match plan {
         Plan::Publish { .. } | Plan::Local => "done",
         Plan::Refused { .. } => "refused",
         Plan::Parked { .. } => "asked",
+        Plan::Zap(_) => match zapped {
+            Some(ZapEnd::Paid) => "done",
+            Some(ZapEnd::Refused(_)) => "refused",
+            Some(ZapEnd::Failed(_)) | None => "failed",
+            Some(ZapEnd::Unresolved) => "unresolved",
+        },
     };
     let mut body = Map::from_iter([("outcome".to_owned(), Value::from(outcome))]);
     match (action, plan) {

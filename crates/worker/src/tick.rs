@@ -279,7 +279,7 @@ impl Run<'_> {
         relays(self.pen.host, self.agent)
     }
 
-    fn timed_out(&self) -> bool {
+    pub fn timed_out(&self) -> bool {
         self.pen.host.mono().since(self.started) > self.pen.host.config.tick_timeout_ms
     }
 
@@ -335,6 +335,8 @@ impl Run<'_> {
                 Effect::PublishRequest(_) | Effect::AwaitOffer(_) => true,
                 Effect::Pay { dispatched, .. } => !dispatched,
                 Effect::AwaitResult { .. } => self.ending,
+                // What has not left yet ends by its own record, so that nothing that was done before it is done again.
+                Effect::AskZap { .. } | Effect::PayZap { .. } => false,
                 // Signed and on its way to the relays with the decision: it will be out, and is told so.
                 Effect::Act { .. } => false,
             },
@@ -490,10 +492,15 @@ impl Run<'_> {
                         *stamp = (*stamp).max(event.created_at);
                     }
                 }
+                (Plan::Zap(zap), _) => {
+                    let stamp = state.created_at.entry(crate::profile::address(zap.request.kind)).or_insert(0);
+                    *stamp = (*stamp).max(zap.request.created_at);
+                }
                 (Plan::Local | Plan::Refused { .. } | Plan::Parked { .. }, _) => {}
             }
         }
-        let answered = self.tick.planned().iter().any(|planned| matches!(planned.plan, Plan::Publish { .. }));
+        let answered =
+            self.tick.planned().iter().any(|planned| matches!(planned.plan, Plan::Publish { .. } | Plan::Zap(_)));
         if answered {
             for sender in self.taken.iter().filter_map(|taken| taken.stimulus.sender) {
                 state.note_answer(sender, now);
@@ -507,7 +514,7 @@ impl Run<'_> {
         let planned = self.tick.planned();
         let mut sides = approval::commit_parked(&self.pen, self.agent, self.opened, self.id, planned).await?;
         if let Some(id) = self.tick.approved() {
-            sides.extend(approval::commit_executed(self.opened, id, planned, now));
+            sides.extend(approval::commit_executed(self.opened, id, &self.tick, now));
         }
         Ok(sides)
     }

@@ -52,7 +52,7 @@ pub struct StepSpan {
     pub step: &'static str,
     /// What was done to the outside, such as `publish_request`.
     pub effect: Option<&'static str>,
-    /// Which provider in a row, or which action.
+    /// Which provider in a row, or which action; of a zap's payment which action.
     pub number: Option<u32>,
     /// Kinds of the records that it made durable.
     pub records: Vec<&'static str>,
@@ -152,7 +152,8 @@ pub(crate) fn named(step: &Step) -> Named {
                     ("job", name, Some(u32::from(request.attempt)))
                 }
                 Effect::Pay { request, .. } => ("pay", name, Some(u32::from(request.attempt))),
-                Effect::Act { index, .. } => ("act", name, u32::try_from(*index).ok()),
+                Effect::Act { index, .. } | Effect::AskZap { index, .. } => ("act", name, u32::try_from(*index).ok()),
+                Effect::PayZap { index, .. } => ("pay", name, u32::try_from(*index).ok()),
             }
         }
         Step::Execute { .. } | Step::Decide { .. } => ("decide", None, None),

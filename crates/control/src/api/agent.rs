@@ -187,7 +187,7 @@ fn etag(agent: &Agent) -> String {
 }
 
 /// Fields that the owner signs for.
-const POLICY_FIELDS: [&str; 14] = [
+const POLICY_FIELDS: [&str; 15] = [
     "limits",
     "autonomy",
     "listed",
@@ -202,6 +202,7 @@ const POLICY_FIELDS: [&str; 14] = [
     "frozen",
     "actions",
     "delegations",
+    "payees",
 ];
 
 fn changed_config(old: &AgentConfig, patch: Option<Value>) -> Answer<AgentConfig> {

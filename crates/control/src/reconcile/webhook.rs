@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use nexus_core::UnixMs;
+use nexus_egress::EgressError;
 use nexus_seal::webhook::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, WebhookKey, sign_webhook};
 use nexus_store::event::{self, StoredEvent};
 use nexus_store::webhook::{self, Delivery, Fate, Webhook};
@@ -16,7 +17,6 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::app::Shared;
-use crate::egress::EgressError;
 
 const ROUND_MS: u64 = 500;
 /// Webhooks, agents and events of one page.

@@ -40,18 +40,30 @@ impl Zap {
 #[serde(tag = "move", rename_all = "snake_case")]
 pub enum ZapMove {
     /// The one invoice that is ever paid for it, with its payment's intent and its budget.
-    Invoiced { bill: Bill },
+    Invoiced {
+        bill: Bill,
+    },
     /// The payment is about to leave. Committed before its bytes do.
     Paying,
-    Paid { fee: Msat, preimage: Option<Hash32>, at: UnixMs },
+    Paid {
+        fee: Msat,
+        preimage: Option<Hash32>,
+        at: UnixMs,
+    },
     /// Surely not paid, by the wallet's word.
-    NotPaid { class: FailureClass },
+    NotPaid {
+        class: FailureClass,
+    },
     /// It may have arrived: recovery goes on asking, the tick goes on without it.
     Unresolved,
     /// By a rule of ours. Nothing had left.
-    Refused { why: String },
+    Refused {
+        why: String,
+    },
     /// By the payee's service, or because there was no reaching it. Nothing had left.
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 impl ZapMove {

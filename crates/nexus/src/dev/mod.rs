@@ -114,7 +114,7 @@ fn start(
         development: true,
         // There is nobody to hand over to.
         drain_ms: 0,
-        extras: Extras { beats: None, vitals, traces },
+        extras: Extras { vitals, traces, ..Extras::default() },
     };
     let providers = vec![host.keys.provider.public_key()];
     let mut roles = Roles::default();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use nexus_control::{Billing, ControlConfig, ControlParts, Metrics, Operators, Rate};
 use nexus_core::{Npub, WorkerId};
+use nexus_egress::Egress;
 use nexus_lightning::devnet::{AccountKey, Devnet};
 use nexus_nostr::{PoolConfig, RelayPool};
 use nexus_provider::{BackendConfig, ProviderParts};
@@ -16,7 +17,7 @@ use nexus_relay::{RelayConfig, RelayParts};
 use nexus_seal::Signer;
 use nexus_seal::operator::OperatorKey;
 use nexus_vault::{LocalSigner, PoolIdentity};
-use nexus_worker::{Extras, Faults, Traces, Vitals, Wallets, WorkerParts};
+use nexus_worker::{Extras, Faults, Traces, Vitals, Wallets, Web, WorkerParts};
 use nostr::event::Event;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -227,7 +228,8 @@ pub fn worker(base: &Base, hosting: Hosting) -> impl Future<Output = anyhow::Res
         config: nexus_worker::WorkerConfig { drain_ms: hosting.drain_ms, address_host, ..config },
         faults: Faults::from_environment(),
     };
-    let (extras, stop) = (hosting.extras, base.stop.clone());
+    let web = Some(Arc::new(Egress::new(hosting.development)) as Arc<dyn Web>);
+    let (extras, stop) = (Extras { web, ..hosting.extras }, base.stop.clone());
     async move {
         let ended = nexus_worker::run_with(parts, extras, stop).await;
         relays.shutdown().await;

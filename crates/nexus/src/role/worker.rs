@@ -49,7 +49,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         origin: base.config.api.public_origin.clone(),
         development: base.config.allow_development,
         drain_ms: base.config.worker.drain_ms,
-        extras: Extras { beats, vitals: vitals.clone(), traces },
+        extras: Extras { beats, vitals: vitals.clone(), traces, web: None },
     };
     let (region, pool) = (base.config.worker.region.clone(), base.config.worker.pool.clone());
     let limit = base.config.worker.drain_ms;

@@ -102,6 +102,10 @@ fn respond(prompt: &prompt::Prompt, message: &PromptMessage) -> (Option<Action>,
     let said = quote(&message.text);
     match message.kind.as_str() {
         "mention" | "dm" if message.text.contains(SIGNATURE) => (None, None),
+        "dm" if !prompt.memory.is_empty() && talk::zap(&message.text).is_some() => {
+            let note = format!("{} {from} asked for a zap: {said}", date::day(prompt.now));
+            (talk::zap(&message.text), Some(note))
+        }
         "mention" | "dm" => {
             let text = signed(&talk::reply(prompt, message));
             let note = format!("{} answered {from} ({}): {said}", date::day(prompt.now), message.kind);
@@ -110,6 +114,7 @@ fn respond(prompt: &prompt::Prompt, message: &PromptMessage) -> (Option<Action>,
         "zap" => (None, Some(format!("{} zap from {from}: {said}", date::day(prompt.now)))),
         "manual" => match strip_prefix_word(&message.text, "post") {
             Some(text) => (Some(Action::Post { text: signed(text) }), None),
+            None if talk::zap(&message.text).is_some() => (talk::zap(&message.text), None),
             None => (None, Some(format!("{} the owner said: {said}", date::day(prompt.now)))),
         },
         kind => (None, Some(format!("{} {kind}: {said}", date::day(prompt.now)))),

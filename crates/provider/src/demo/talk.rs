@@ -3,9 +3,11 @@
 //! Goals, memory and balance are the owner's: they are told in a private message only, and only when the worker put
 //! memory into the prompt, which it does for the owner and listed senders alone.
 
+use nexus_core::action::Action;
 use nexus_core::prompt::{Prompt, PromptMessage};
+use nexus_core::{Msat, Npub};
 
-use super::{date, quote};
+use super::{date, quote, strip_prefix_word};
 
 const NOT_A_MODEL: &str = "A real one is bought from any NIP-90 provider, or run behind `nexus provider --llm-url`.";
 
@@ -40,6 +42,17 @@ pub(super) fn reply(prompt: &Prompt, message: &PromptMessage) -> String {
             quote(&message.text)
         )
     })
+}
+
+/// `zap <npub> <sats> <comment>`: for the owner and whom the owner trusts. The agent's policy stands behind it.
+pub(super) fn zap(text: &str) -> Option<Action> {
+    let rest = strip_prefix_word(text, "zap")?;
+    let (to, rest) = rest.split_once(char::is_whitespace)?;
+    let (sats, comment) = rest.trim().split_once(char::is_whitespace).unwrap_or((rest.trim(), ""));
+    let to = to.parse::<Npub>().ok().filter(|_| to.starts_with("npub1"))?;
+    let amount = Msat::from_sats(sats.parse().ok()?)?;
+    let comment = comment.trim().chars().take(200).collect();
+    Some(Action::Zap { to, event: None, amount, comment })
 }
 
 /// The answer to a prompt that no agent's tick made.

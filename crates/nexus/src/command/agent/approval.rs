@@ -149,8 +149,9 @@ fn describe(details: &Details) -> String {
         Action::Post { text } => format!("post a note:\n    {}", printable(text)),
         Action::Reply { text, .. } => format!("reply to {}:\n    {}", to(), printable(text)),
         Action::Dm { to, text } => format!("write to {to}:\n    {}", printable(text)),
-        Action::Zap { to, amount, comment } => {
-            format!("zap {} sats to {to}:\n    {}", group(amount.sats_ceil()), printable(comment))
+        Action::Zap { to, event, amount, comment } => {
+            let event = event.map(|id| format!(", for their event {id}")).unwrap_or_default();
+            format!("zap {} sats to {to}{event}:\n    {}", group(amount.sats_ceil()), printable(comment))
         }
         Action::UpdateGoal { goal, .. } => format!("change a goal:\n    {}", printable(goal)),
         Action::SummariseMemory { covers, text } => {

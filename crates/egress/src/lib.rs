@@ -1,7 +1,8 @@
 //! HTTP to addresses that others chose: never to this machine, its network, or the metadata of whoever runs it.
 //!
 //! The name is resolved once, and the connection goes to exactly the addresses that passed: a name that changes in between
-//! changes nothing. Redirects are not followed, proxies not asked, answers not read beyond their status.
+//! changes nothing. Redirects are not followed, proxies not asked; of an answer its status is read, and where one is asked for
+//! so much of its body as the caller allows.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -16,6 +17,12 @@ use url::{Host, Url};
 pub const MAX_URL: usize = 1_024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest address that is asked for a text: a zap request stands in its query.
+pub const MAX_QUERY_URL: usize = 16 * 1_024;
+/// From the first byte sent to the last one read, for a text.
+pub const TEXT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest text that is read, in bytes.
+pub const MAX_TEXT: usize = 256 * 1_024;
 
 /// Why nothing was sent, or no answer came.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +46,11 @@ impl Egress {
         Self { client: OnceLock::new(), development }
     }
 
+    /// Whether private addresses, and HTTP, are taken.
+    pub const fn development(&self) -> bool {
+        self.development
+    }
+
     fn client(&self) -> Option<&reqwest::Client> {
         let made = self.client.get_or_init(|| {
             let client = client(self.development);
@@ -52,7 +64,11 @@ impl Egress {
 
     /// Whether something could be sent there, as far as the address itself says.
     pub fn check(&self, text: &str) -> Result<Url, &'static str> {
-        if text.len() > MAX_URL {
+        self.check_up_to(text, MAX_URL)
+    }
+
+    fn check_up_to(&self, text: &str, longest: usize) -> Result<Url, &'static str> {
+        if text.len() > longest {
             return Err("too long");
         }
         let url = Url::parse(text).map_err(|_| "not a URL")?;
@@ -88,6 +104,23 @@ impl Egress {
             Ok(answer) => Ok(answer.status().as_u16()),
             Err(error) => Err(EgressError::Unanswered(why(&error))),
         }
+    }
+
+    /// Asks for a text: its status, and at most [`MAX_TEXT`] bytes within [`TEXT_TIMEOUT`]. More, or later, is no answer.
+    pub async fn get(&self, url: &str) -> Result<(u16, Vec<u8>), EgressError> {
+        let url = self.check_up_to(url, MAX_QUERY_URL).map_err(EgressError::Refused)?;
+        let client = self.client().ok_or(EgressError::Refused("this host has no HTTP client"))?;
+        let asked = client.get(url).header("accept", "application/json").timeout(TEXT_TIMEOUT).send().await;
+        let mut answer = asked.map_err(|error| EgressError::Unanswered(why(&error)))?;
+        let status = answer.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(|error| EgressError::Unanswered(why(&error)))? {
+            if body.len() + piece.len() > MAX_TEXT {
+                return Err(EgressError::Unanswered("more than 256 KiB"));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok((status, body))
     }
 }
 
@@ -196,6 +229,41 @@ mod tests {
         assert!(connected.is_err(), "nothing was connected to");
     }
 
+    /// Answers one request with this and then nothing more until the connection is dropped.
+    async fn serves(head: String, forever: Option<Vec<u8>>) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/x?y=1", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1_024];
+            let _ = stream.read(&mut request).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            match forever {
+                Some(piece) => while stream.write_all(&piece).await.is_ok() {},
+                None => std::future::pending().await,
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_text_has_a_bound_and_a_deadline() {
+        provider();
+        let egress = Egress::new(true);
+        let small = serves("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}".into(), None).await;
+        assert_eq!(egress.get(&small).await, Ok((404, b"{}".to_vec())));
+        let endless = serves("HTTP/1.1 200 OK\r\n\r\n".into(), Some(vec![b'x'; 8_192])).await;
+        assert_eq!(egress.get(&endless).await, Err(EgressError::Unanswered("more than 256 KiB")));
+        let mute = serves("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".into(), None).await;
+        assert_eq!(egress.get(&mute).await, Err(EgressError::Unanswered("too slow")));
+        assert_eq!(Egress::new(false).get(&small).await, Err(EgressError::Refused("use https://")));
+        let private = Egress::new(false).get("https://10.0.0.1/").await;
+        assert_eq!(private, Err(EgressError::Refused("a private address")));
+        let long = format!("{small}&z={}", "x".repeat(MAX_QUERY_URL));
+        assert_eq!(egress.get(&long).await, Err(EgressError::Refused("too long")));
+    }
+
     #[tokio::test]
     async fn redirects_are_not_followed() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -214,6 +282,8 @@ mod tests {
         });
         assert_eq!(Egress::new(true).post(&url, &[], "{}".into()).await, Ok(307));
         server.await.unwrap();
+        let elsewhere = format!("HTTP/1.1 302 Found\r\nLocation: http://{to}/\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(Egress::new(true).get(&serves(elsewhere, None).await).await, Ok((302, Vec::new())));
         assert!(tokio::time::timeout(Duration::from_millis(200), inner.accept()).await.is_err());
     }
 }
