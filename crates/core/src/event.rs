@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::ActionKind;
 use crate::approval::ApprovalId;
+use crate::dispute::DisputeId;
 use crate::id::{Generation, Hash32, Npub, TickId, WorkerId};
 use crate::lifecycle::Lifecycle;
 use crate::status::Hosting;
@@ -61,6 +62,13 @@ pub enum EventBody {
         amount_sats: u64,
         fee_sats: u64,
     },
+    /// A job was paid and not served, or what became of that: `unsettled`, `open`, `answered`, `settled_elsewhere`, `closed`.
+    Dispute {
+        dispute_id: DisputeId,
+        provider: Npub,
+        amount_sats: u64,
+        state: String,
+    },
     ApprovalRequested {
         approval_id: ApprovalId,
         action: ActionKind,
@@ -82,7 +90,7 @@ pub enum EventBody {
 
 impl EventBody {
     /// Every `type` there is.
-    pub const KINDS: [&str; 13] = [
+    pub const KINDS: [&str; 14] = [
         "tick_started",
         "tick_completed",
         "tick_failed",
@@ -92,6 +100,7 @@ impl EventBody {
         "hosting_changed",
         "hosting_ends",
         "payment",
+        "dispute",
         "approval_requested",
         "approval_changed",
         "placed",
@@ -110,6 +119,7 @@ impl EventBody {
             Self::HostingChanged { .. } => "hosting_changed",
             Self::HostingEnds { .. } => "hosting_ends",
             Self::Payment { .. } => "payment",
+            Self::Dispute { .. } => "dispute",
             Self::ApprovalRequested { .. } => "approval_requested",
             Self::ApprovalChanged { .. } => "approval_changed",
             Self::Placed { .. } => "placed",

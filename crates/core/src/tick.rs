@@ -63,6 +63,20 @@ pub struct Request {
     pub at: UnixMs,
 }
 
+/// Signed words of a provider that are kept of one job, and their bytes together: evidence, should it take the money and
+/// stay silent. Relays need not keep them, and their author can have them deleted.
+pub const MAX_HEARD: usize = 8;
+pub const MAX_HEARD_BYTES: usize = 48 * 1024;
+
+/// Adds to what a provider was heard to say, within the bounds; the same words are kept once.
+pub fn hear(heard: &mut Vec<SignedEvent>, event: SignedEvent) {
+    let bytes: usize = heard.iter().map(|event| event.json.len()).sum();
+    let fits = heard.len() < MAX_HEARD && bytes.saturating_add(event.json.len()) <= MAX_HEARD_BYTES;
+    if fits && heard.iter().all(|known| known.id != event.id) {
+        heard.push(event);
+    }
+}
+
 /// The one invoice that is bound to a job. Any other hash for it is recorded and ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bill {
@@ -71,6 +85,12 @@ pub struct Bill {
     pub amount: Msat,
     pub max_fee: Msat,
     pub expires_at: UnixMs,
+    /// The provider says that it takes the money only with its result: the payment stays in flight while it works.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
+    /// What the provider said until then, this invoice among it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heard: Vec<SignedEvent>,
 }
 
 impl Bill {
@@ -166,6 +186,10 @@ pub enum Record {
         attempt: u8,
         class: FailureClass,
     },
+    /// The answer is there and its payment still in flight: the tick goes on, recovery finishes the books.
+    InFlight {
+        attempt: u8,
+    },
     Answered {
         attempt: u8,
         content: String,
@@ -177,6 +201,9 @@ pub enum Record {
     Disputed {
         attempt: u8,
         why: String,
+        /// What the provider said after it was paid.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        heard: Vec<SignedEvent>,
     },
     Decided {
         actions: Vec<Planned>,
@@ -208,6 +235,7 @@ impl Record {
             Self::Paying { .. } => "paying",
             Self::Paid { .. } => "paid",
             Self::NotPaid { .. } => "not_paid",
+            Self::InFlight { .. } => "in_flight",
             Self::Answered { .. } => "answered",
             Self::Abandoned { .. } => "abandoned",
             Self::Disputed { .. } => "disputed",
@@ -230,6 +258,7 @@ impl Record {
             | Self::Published { .. }
             | Self::Paid { .. }
             | Self::NotPaid { .. }
+            | Self::InFlight { .. }
             | Self::Answered { .. }
             | Self::Abandoned { .. }
             | Self::Disputed { .. }
@@ -269,15 +298,23 @@ impl Failure {
     }
 }
 
+/// How a payment of a job ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    pub at: UnixMs,
+    pub fee: Msat,
+    pub preimage: Option<Hash32>,
+}
+
 /// Where a job stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     Requested { request: Request, published: bool, answer: Option<String> },
     Invoiced { request: Request, bill: Bill, answer: Option<String> },
     Paying { request: Request, bill: Bill, answer: Option<String> },
-    Paid { request: Request, bill: Bill, paid_at: UnixMs },
+    Paid { request: Request, bill: Bill, receipt: Receipt },
     Done { request: Request, answer: String },
-    Disputed { request: Request },
+    Disputed { request: Request, bill: Bill, receipt: Receipt, heard: Vec<SignedEvent> },
     Abandoned { request: Request },
 }
 
@@ -289,7 +326,7 @@ impl Job {
             | Self::Paying { request, .. }
             | Self::Paid { request, .. }
             | Self::Done { request, .. }
-            | Self::Disputed { request }
+            | Self::Disputed { request, .. }
             | Self::Abandoned { request } => request,
         }
     }
@@ -531,6 +568,7 @@ impl Tick {
             | Record::Paying { attempt }
             | Record::Paid { attempt, .. }
             | Record::NotPaid { attempt, .. }
+            | Record::InFlight { attempt }
             | Record::Answered { attempt, .. }
             | Record::Abandoned { attempt, .. }
             | Record::Disputed { attempt, .. } => {
@@ -581,8 +619,8 @@ impl Tick {
             Some(Job::Paying { request, bill, .. }) => {
                 Step::Perform(Effect::Pay { request: request.clone(), bill: bill.clone(), dispatched: true })
             }
-            Some(Job::Paid { request, paid_at, .. }) => {
-                Step::Perform(Effect::AwaitResult { request: request.clone(), paid_at: *paid_at })
+            Some(Job::Paid { request, receipt, .. }) => {
+                Step::Perform(Effect::AwaitResult { request: request.clone(), paid_at: receipt.at })
             }
             Some(Job::Done { answer, .. }) => Step::Decide { answer: answer.clone() },
             Some(Job::Disputed { .. }) => Step::Commit(End::Failed(Failure::PaidNotServed)),
@@ -624,12 +662,22 @@ fn advance(job: &Job, record: &Record) -> Option<Job> {
             Job::Invoiced { request, bill: bill.clone(), answer }
         }
         (Job::Invoiced { request, bill, answer }, Record::Paying { .. }) => Job::Paying { request, bill, answer },
-        (Job::Paying { request, bill, answer }, Record::Paid { at, .. }) => match answer {
+        (Job::Paying { request, bill, answer }, Record::Paid { at, fee, preimage, .. }) => match answer {
             Some(answer) => Job::Done { request, answer },
-            None => Job::Paid { request, bill, paid_at: *at },
+            None => Job::Paid { request, bill, receipt: Receipt { at: *at, fee: *fee, preimage: *preimage } },
         },
+        // Who delivers before it takes the money is believed to want it: the payment is seen through.
+        (Job::Paying { request, bill, answer: None }, Record::Answered { content, .. }) => {
+            Job::Paying { request, bill, answer: Some(content.clone()) }
+        }
+        // The answer is there, whatever becomes of the money: in flight, or given back.
+        (Job::Paying { request, answer: Some(answer), .. }, Record::InFlight { .. } | Record::NotPaid { .. }) => {
+            Job::Done { request, answer }
+        }
         (Job::Paid { request, .. }, Record::Answered { content, .. }) => Job::Done { request, answer: content.clone() },
-        (Job::Paid { request, .. }, Record::Disputed { .. }) => Job::Disputed { request },
+        (Job::Paid { request, bill, receipt }, Record::Disputed { heard, .. }) => {
+            Job::Disputed { request, bill, receipt, heard: heard.clone() }
+        }
         // Nothing was dispatched, or the backend said for certain that nothing was paid.
         (Job::Requested { request, .. } | Job::Invoiced { request, .. }, Record::Abandoned { .. })
         | (Job::Paying { request, .. }, Record::NotPaid { .. }) => Job::Abandoned { request },

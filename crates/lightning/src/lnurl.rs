@@ -162,7 +162,7 @@ impl Wanted {
             Some(amount) => return refused(format!("an invoice over {amount}, asked for was {}", self.amount)),
             None => return refused("an invoice without an amount".into()),
         }
-        if invoice.description_hash != Some(self.description_hash) {
+        if invoice.committed() != Some(self.description_hash) {
             return refused("the invoice does not commit to the zap request".into());
         }
         if invoice.expires_at > self.now.plus_ms(i64::from(self.expiry_max_secs) * 1_000) {

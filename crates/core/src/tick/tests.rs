@@ -27,6 +27,8 @@ fn bill() -> Bill {
         amount: Msat::sats(10),
         max_fee: Msat::sats(1),
         expires_at: UnixMs(600_000),
+        hold: false,
+        heard: vec![event(8)],
     }
 }
 
@@ -112,7 +114,7 @@ impl World {
                 vec![Record::Paid { attempt: attempt(r), fee: Msat::ZERO, preimage: None, at: UnixMs(1) }]
             }
             Step::Perform(Effect::AwaitResult { request: r, .. }) => match luck % 6 {
-                0 => vec![Record::Disputed { attempt: attempt(r), why: "silent".into() }],
+                0 => vec![Record::Disputed { attempt: attempt(r), why: "silent".into(), heard: vec![event(7)] }],
                 _ => vec![Record::Answered { attempt: attempt(r), content: "{}".into() }],
             },
             Step::Perform(Effect::Act { index, events, .. }) => {
@@ -308,7 +310,7 @@ fn any_zap() -> impl Strategy<Value = Record> {
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
-    (0_usize..12, 0_u8..4, 0_usize..5).prop_map(|(kind, attempt, index)| match kind {
+    (0_usize..13, 0_u8..4, 0_usize..5).prop_map(|(kind, attempt, index)| match kind {
         0 => Record::Requested(request(attempt)),
         1 => Record::Published { attempt, relays: vec![] },
         2 => Record::Invoiced { attempt, bill: bill() },
@@ -317,7 +319,8 @@ fn any_record() -> impl Strategy<Value = Record> {
         5 => Record::NotPaid { attempt, class: FailureClass::NoRoute },
         6 => Record::Answered { attempt, content: "{}".into() },
         7 => Record::Abandoned { attempt, why: String::new() },
-        8 => Record::Disputed { attempt, why: String::new() },
+        8 => Record::Disputed { attempt, why: String::new(), heard: Vec::new() },
+        12 => Record::InFlight { attempt },
         9 => Record::Decided { actions: planned(), note: None },
         10 => Record::Acted { index, outcome: ActionOutcome::Done { relays: vec![] } },
         _ => began(),
@@ -396,5 +399,166 @@ proptest! {
             prop_assert!(paid <= 1);
         }
         let _ = tick.next();
+    }
+}
+
+/// A provider that holds: the payment stays in flight until it settles or gives the money back, as `luck` says, and a
+/// result may come before. Counts what left the wallet for good.
+#[derive(Default)]
+struct Holding {
+    held: bool,
+    settled: u32,
+    returned: u32,
+    published: bool,
+}
+
+impl Holding {
+    fn pay(&mut self, tick: &Tick, request: &Request, luck: u8) -> Vec<Record> {
+        let attempt = request.attempt;
+        let paid = Record::Paid { attempt, fee: Msat::ZERO, preimage: Some(Hash32::ZERO), at: UnixMs(1) };
+        let not_paid = Record::NotPaid { attempt, class: FailureClass::Rejected };
+        // What a wallet once said for certain it says again.
+        match (self.settled, self.returned) {
+            (1.., _) => return vec![paid],
+            (_, 1..) => return vec![not_paid],
+            _ => self.held = true,
+        }
+        let answered = matches!(tick.jobs().last(), Some(Job::Paying { answer: Some(_), .. }));
+        match (luck % 4, answered) {
+            (0, _) => {
+                self.returned += 1;
+                vec![not_paid]
+            }
+            (1, _) => {
+                self.settled += 1;
+                vec![paid]
+            }
+            (_, false) if luck.is_multiple_of(5) => vec![Record::Failed { reason: Failure::PaymentUnresolved }],
+            (_, false) => {
+                self.published = true;
+                vec![Record::Answered { attempt, content: "{}".into() }]
+            }
+            (_, true) => vec![Record::InFlight { attempt }],
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_taken_while_its_payment_is_in_flight() {
+    let until_paying = [
+        began(),
+        Record::Requested(request(0)),
+        Record::Published { attempt: 0, relays: vec![] },
+        Record::Invoiced { attempt: 0, bill: Bill { hold: true, ..bill() } },
+        Record::Paying { attempt: 0 },
+    ];
+    let answered = Record::Answered { attempt: 0, content: "{}".into() };
+    let mut tick = Tick::replay(until_paying.iter()).unwrap();
+    assert!(tick.apply(&Record::InFlight { attempt: 0 }).is_err(), "without an answer there is nothing to go on with");
+    tick.apply(&answered).unwrap();
+    assert!(matches!(tick.next(), Step::Perform(Effect::Pay { dispatched: true, .. })), "its payment is seen through");
+    assert!(tick.apply(&answered).is_err(), "one answer");
+    assert!(tick.apply(&Record::Abandoned { attempt: 0, why: String::new() }).is_err());
+    assert!(tick.apply(&Record::Requested(request(1))).is_err(), "nobody else is asked");
+    for (end, spent) in [
+        (Record::Paid { attempt: 0, fee: Msat::sats(1), preimage: None, at: UnixMs(1) }, Msat::sats(11)),
+        (Record::NotPaid { attempt: 0, class: FailureClass::Rejected }, Msat::ZERO),
+        (Record::InFlight { attempt: 0 }, Msat::ZERO),
+    ] {
+        let mut tick = tick.clone();
+        tick.apply(&end).unwrap();
+        assert!(matches!(tick.next(), Step::Decide { .. }), "{end:?}");
+        assert_eq!(tick.spent(), spent, "{end:?}");
+    }
+}
+
+#[test]
+fn a_dispute_keeps_what_it_rests_on() {
+    let receipt = Receipt { at: UnixMs(9), fee: Msat::sats(1), preimage: Some(Hash32::sha256(b"preimage")) };
+    let records = [
+        began(),
+        Record::Requested(request(0)),
+        Record::Published { attempt: 0, relays: vec![] },
+        Record::Invoiced { attempt: 0, bill: bill() },
+        Record::Paying { attempt: 0 },
+        Record::Paid { attempt: 0, fee: receipt.fee, preimage: receipt.preimage, at: receipt.at },
+        Record::Disputed { attempt: 0, why: "silent".into(), heard: vec![event(7)] },
+    ];
+    let written: Vec<Record> =
+        records.iter().map(|record| serde_json::from_str(&serde_json::to_string(record).unwrap()).unwrap()).collect();
+    let tick = Tick::replay(written.iter()).unwrap();
+    assert_eq!(tick.next(), Step::Commit(End::Failed(Failure::PaidNotServed)));
+    let expected = Job::Disputed { request: request(0), bill: bill(), receipt, heard: vec![event(7)] };
+    assert_eq!(tick.jobs(), [expected]);
+}
+
+#[test]
+fn a_journal_of_an_older_worker_is_read() {
+    let bill = r#"{"bolt11":"lnbcrt1","hash":"HASH","amount":10000,"max_fee":1000,"expires_at":600000}"#;
+    let bill = bill.replace("HASH", &Hash32::from_bytes([9; 32]).to_string());
+    let invoiced = format!(r#"{{"record":"invoiced","attempt":0,"bill":{bill}}}"#);
+    let read: Record = serde_json::from_str(&invoiced).unwrap();
+    let expected = Bill { heard: Vec::new(), ..self::bill() };
+    assert_eq!(read, Record::Invoiced { attempt: 0, bill: expected });
+    let disputed: Record = serde_json::from_str(r#"{"record":"disputed","attempt":0,"why":"silent"}"#).unwrap();
+    assert_eq!(disputed, Record::Disputed { attempt: 0, why: "silent".into(), heard: Vec::new() });
+}
+
+#[test]
+fn what_is_heard_is_bounded() {
+    let mut heard = Vec::new();
+    (0..40).for_each(|n| hear(&mut heard, event(n)));
+    assert_eq!(heard.len(), MAX_HEARD);
+    let mut heard = Vec::new();
+    let long = |n| SignedEvent { json: "x".repeat(20_000), ..event(n) };
+    (0..40).for_each(|n| hear(&mut heard, long(n)));
+    assert_eq!(heard.len(), 2);
+    hear(&mut heard, event(1));
+    assert_eq!(heard.len(), 2, "the same words once");
+}
+
+proptest! {
+    /// Whatever a holding provider does, and wherever a crash comes: money leaves at most once, is counted when it did,
+    /// nobody else is asked while it is in flight, and the tick ends.
+    #[test]
+    fn held_money_is_never_paid_twice(luck in prop::collection::vec(any::<u8>(), 64), crash in prop::collection::vec(any::<bool>(), 64)) {
+        let (mut world, mut wallets) = (World::default(), [Holding::default(), Holding::default(), Holding::default()]);
+        let mut journal = vec![began()];
+        let mut tick = Tick::begin(&journal[0]).unwrap();
+        let mut end = None;
+        for turn in 0..64 {
+            let step = tick.next();
+            if let Step::Commit(how) = step { end = Some(how); break; }
+            let records = match &step {
+                Step::Perform(Effect::Pay { request: r, dispatched: true, .. }) => {
+                    wallets[usize::from(r.attempt)].pay(&tick, r, luck[turn])
+                }
+                Step::Perform(Effect::AwaitOffer(r)) => {
+                    vec![Record::Invoiced { attempt: r.attempt, bill: Bill { hold: true, ..bill() } }]
+                }
+                other => world.perform(other, luck[turn]),
+            };
+            let in_flight = wallets.iter().filter(|w| w.held && w.settled + w.returned == 0).count();
+            prop_assert!(in_flight <= 1);
+            if crash[turn] {
+                tick = Tick::replay(journal.iter()).unwrap();
+                prop_assert_eq!(tick.next(), step);
+                continue;
+            }
+            for record in records {
+                if matches!(record, Record::Requested(_)) {
+                    prop_assert_eq!(in_flight, 0, "nobody else is asked while money is in flight");
+                }
+                tick.apply(&record).unwrap();
+                journal.push(record);
+            }
+            prop_assert_eq!(&Tick::replay(journal.iter()).unwrap(), &tick);
+        }
+        let settled: u32 = wallets.iter().map(|wallet| wallet.settled).sum();
+        prop_assert!(settled <= 1);
+        prop_assert!(end.is_some() || crash.iter().filter(|crashed| **crashed).count() > 20);
+        if end.is_some() {
+            prop_assert_eq!(tick.spent(), if settled == 1 { Msat::sats(10) } else { Msat::ZERO });
+        }
     }
 }
