@@ -11,8 +11,8 @@ use crate::api::Api;
 use crate::error::Error;
 use crate::owner::OwnerKeys;
 
-/// What a sealed part of an event, a tick or an approval may have been sealed as.
-const PURPOSES: [Purpose; 3] = [Purpose::Trajectory, Purpose::Event, Purpose::Approval];
+/// What a sealed part of an event, a tick, an approval or a dispute may have been sealed as.
+const PURPOSES: [Purpose; 4] = [Purpose::Trajectory, Purpose::Event, Purpose::Approval, Purpose::Dispute];
 
 /// The view keys of one agent that a reader has. Wiped when dropped.
 #[derive(Debug)]

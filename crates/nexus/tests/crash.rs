@@ -45,6 +45,20 @@ const POINTS: [&str; 30] = [
     "after:commit",
 ];
 
+/// Where else it can be struck when the provider holds the money: sent and in flight, the answer there before its payment
+/// has ended, or the other way round.
+const HOLD_POINTS: [&str; 9] = [
+    "after:append:paying",
+    "before:dispatch",
+    "after:dispatch",
+    "after:pay",
+    "before:pay#2",
+    "before:append:answered",
+    "after:append:answered",
+    "before:append:paid",
+    "after:append:paid",
+];
+
 /// What must hold after any crash, from the agent's, the payee's and the reader's side.
 fn nothing_lost_or_doubled(place: &Place, host: &Host, friend: &Friend, hex: &str, mention: &str, point: &str) {
     friend.answer(1, hex, Some(mention));
@@ -114,34 +128,41 @@ impl Books {
     }
 }
 
-fn killed_at(point: &str) {
+fn killed_at(point: &str, hold: &str) {
+    let hold = ("NEXUS_PROVIDER_HOLD", hold);
     let place = Place::new();
     // First a quiet host: the agent is created, funded and has had its first tick.
-    let host = place.start(&[]);
+    let host = place.start(&[hold]);
     let hex = hex_of(&place.agent("ada", &["--heartbeat", "1d"]));
     let first = eventually(30, || place.ticks("ada").iter().any(|tick| tick["status"] == "completed").then_some(()));
     assert!(first.is_some(), "{point}: {:?}", place.ticks("ada"));
     assert_eq!(host.interrupt(), 0);
 
-    let host = place.start(&[("NEXUS_FAULT", point)]);
+    let host = place.start(&[hold, ("NEXUS_FAULT", point)]);
     let friend = Friend::new(&place.relay());
     let mention = friend.send(1, &hex, "Hello, who are you?");
-    assert!(host.says(&format!("fault reached: {point}"), 30), "{point} was not reached");
+    let named = point.split('#').next().unwrap();
+    assert!(host.says(&format!("fault reached: {named}"), 30), "{point} was not reached");
     host.kill();
 
-    let host = place.start(&[]);
+    let host = place.start(&[hold]);
     nothing_lost_or_doubled(&place, &host, &friend, &hex, &mention, point);
 }
 
 /// Half of the points in each of two tests, so that they run side by side.
 #[test]
 fn killed_at_every_even_point() {
-    POINTS.iter().step_by(2).for_each(|point| killed_at(point));
+    POINTS.iter().step_by(2).for_each(|point| killed_at(point, "false"));
 }
 
 #[test]
 fn killed_at_every_odd_point() {
-    POINTS.iter().skip(1).step_by(2).for_each(|point| killed_at(point));
+    POINTS.iter().skip(1).step_by(2).for_each(|point| killed_at(point, "false"));
+}
+
+#[test]
+fn killed_while_the_money_is_held() {
+    HOLD_POINTS.iter().for_each(|point| killed_at(point, "true"));
 }
 
 #[test]

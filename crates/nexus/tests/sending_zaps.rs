@@ -92,14 +92,18 @@ impl World {
             0,
             "{point}: open"
         );
-        assert_eq!(self.one::<i64>("SELECT CAST(COALESCE(SUM(held_msat), 0) AS INTEGER) FROM budget"), 0, "{point}: held");
+        assert_eq!(
+            self.one::<i64>("SELECT CAST(COALESCE(SUM(held_msat), 0) AS INTEGER) FROM budget"),
+            0,
+            "{point}: held"
+        );
         let twice = "SELECT COUNT(*) FROM (SELECT step FROM payment WHERE state = 'settled' GROUP BY npub, step HAVING COUNT(*) > 1)";
         assert_eq!(self.one::<i64>(twice), 0, "{point}: twice");
         let settled: i64 = self.one(
             "SELECT CAST(COALESCE(SUM(amount_msat + fee_msat), 0) AS INTEGER) FROM payment WHERE state = 'settled'",
         );
-        let counted: i64 = self
-            .one("SELECT CAST(COALESCE(SUM(settled_msat), 0) AS INTEGER) FROM budget WHERE win LIKE 'day:%'");
+        let counted: i64 =
+            self.one("SELECT CAST(COALESCE(SUM(settled_msat), 0) AS INTEGER) FROM budget WHERE win LIKE 'day:%'");
         assert_eq!(settled, counted, "{point}: payments and budget");
         let balance = || self.place.ok(&["agent", "balance", "ada"])["balance_sats"].as_i64().unwrap();
         let agrees = eventually(15, || (balance() == 10_000 - settled / 1_000).then_some(()));
@@ -165,7 +169,12 @@ fn whom_the_policy_does_not_name_is_refused_and_what_asks_is_approved() {
     let id = waiting[0]["id"].as_str().unwrap();
     let payments = world.one::<i64>("SELECT COUNT(*) FROM payment");
     let answer = place.ok(&["agent", "approve", "ada", id]);
-    assert_eq!((&answer["state"], &answer["ended"]), (&json!("executed"), &json!("done")), "{answer}\n{}", host.logged());
+    assert_eq!(
+        (&answer["state"], &answer["ended"]),
+        (&json!("executed"), &json!("done")),
+        "{answer}\n{}",
+        host.logged()
+    );
     assert_eq!(world.zaps()[0], "paid");
     assert_eq!((ada.paid(), world.settled_zaps()), (1, 1));
     assert_eq!(world.one::<i64>("SELECT COUNT(*) FROM payment"), payments + 1, "nothing was bought for it");

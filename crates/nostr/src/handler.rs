@@ -6,7 +6,7 @@ use nostr::filter::Filter;
 use serde_json::Value;
 
 use crate::event::{self, EventError, Head, tag};
-use crate::job::Dialect;
+use crate::job::{Dialect, HOLD};
 use crate::kinds;
 
 /// Most offers that one discovery asks for.
@@ -37,6 +37,8 @@ pub struct Offer {
     pub relays: Vec<String>,
     /// Whether it says that it reads encrypted requests; many do without saying.
     pub encryption: Option<bool>,
+    /// It says that it takes the money only with its result (hold invoices).
+    pub hold: bool,
     pub dialect: Dialect,
 }
 
@@ -51,6 +53,8 @@ pub struct HandlerInfo {
     pub network: String,
     pub relays: Vec<String>,
     pub encryption: bool,
+    /// Its invoices are hold invoices: money is taken with the result, or given back.
+    pub hold: bool,
 }
 
 /// Kind 31990, readable to NIP-89 clients and to OpenAgents' customers alike.
@@ -66,6 +70,9 @@ pub fn handler(head: Head, info: &HandlerInfo) -> UnsignedEvent {
         Price::PerRequest(msat) => tag(["price", &msat.as_u64().to_string(), "per-request", "msats"]),
         Price::PerThousandTokens(msat) => tag(["price", &msat.as_u64().to_string(), "per-1k-tokens", "msats"]),
     });
+    if info.hold {
+        tags.push(tag([HOLD]));
+    }
     tags.extend(info.models.iter().take(16).map(|model| tag(["model", model])));
     tags.extend(info.relays.iter().take(8).map(|relay| tag(["relay", relay])));
     let content = serde_json::json!({
@@ -106,6 +113,7 @@ pub fn read_offer(handler: &Event) -> Result<Offer, EventError> {
         network: event::first(handler, "network").map(str::to_owned),
         relays: list("relay"),
         encryption: content.get("supportsEncryption").and_then(Value::as_bool),
+        hold: event::rows(handler, HOLD).next().is_some(),
         dialect: if standard { Dialect::Standard } else { Dialect::OpenAgents },
     })
 }

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod budget;
 pub mod bunker;
 pub mod delegation;
+pub mod dispute;
 pub mod event;
 pub mod filter;
 pub mod fuzz;

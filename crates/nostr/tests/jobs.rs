@@ -167,9 +167,10 @@ fn an_offer_says_what_it_costs_in_millisats_whatever_unit_it_names() {
         network: "regtest".into(),
         relays: vec!["ws://relay".into()],
         encryption: true,
+        hold: true,
     };
     let offer = read_offer(&signed(&provider, handler::handler(head(&provider), &info))).unwrap();
-    assert_eq!((offer.price, offer.encryption), (Some(info.price), Some(true)));
+    assert_eq!((offer.price, offer.encryption, offer.hold), (Some(info.price), Some(true), true));
     assert_eq!((offer.identifier.as_str(), offer.about.as_str()), ("nexus", "says so"));
     assert_eq!((offer.dialect, offer.network.as_deref()), (Dialect::Standard, Some("regtest")));
 
@@ -182,7 +183,7 @@ fn an_offer_says_what_it_costs_in_millisats_whatever_unit_it_names() {
     ]);
     let offer = read_offer(&build(&provider, 31_990, dialect, r#"{"name":"pylon","description":"d"}"#)).unwrap();
     assert_eq!((offer.price, offer.dialect), (Some(Price::PerRequest(Msat::new(1_000))), Dialect::OpenAgents));
-    assert_eq!(offer.about, "d");
+    assert_eq!((offer.about.as_str(), offer.hold), ("d", false));
 
     let dvm = build(&provider, 31_990, tags([&["d", "x"], &["k", "5050"]]), r#"{"name":"dvm","amount":"free"}"#);
     assert_eq!(read_offer(&dvm).unwrap().price, Some(Price::PerRequest(Msat::ZERO)));

@@ -65,6 +65,7 @@ async fn events(shop: &Shop, created_at: i64) -> Result<Vec<Box<Event>>, SignerE
         network: config.network.as_str().to_owned(),
         relays: config.relays.clone(),
         encryption: config.encryption != Encryption::Unsupported,
+        hold: shop.till.holds(),
     };
     let face = Profile { name: config.name.clone(), about: config.about.clone(), ..Profile::default() };
     let relays = config.relays.iter().map(|url| (url.as_str(), Use::Both));

@@ -28,6 +28,9 @@ pub struct ProviderConfig {
     pub backend: BackendConfig,
     pub price: Price,
     pub payment: Payment,
+    /// Ask for hold invoices where the wallet makes them and jobs are paid before: money is taken with the result, and given
+    /// back when there is none.
+    pub hold: bool,
     pub encryption: Encryption,
     /// Also take requests that name no provider.
     pub open_requests: bool,
@@ -50,6 +53,7 @@ impl Default for ProviderConfig {
             backend: BackendConfig::Demo,
             price: Price::PerRequest { msat: Msat::sats(10) },
             payment: Payment::Before,
+            hold: true,
             encryption: Encryption::Accepted,
             open_requests: false,
             customer_relays: 2,

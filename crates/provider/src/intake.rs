@@ -126,11 +126,12 @@ async fn begin(
 /// The invoice and the signed notice that asks for its payment.
 async fn invoice(shop: &Shop, request: &Request, price: Msat) -> Result<Stage, Refusal> {
     let memo = memo(&shop.config.name, request.id);
-    let bill = shop.till.bill(price, shop.config.limits.invoice_expiry_s, memo).await.map_err(|error| {
+    let bill = shop.till.bill_before(price, shop.config.limits.invoice_expiry_s, memo).await.map_err(|error| {
         tracing::error!(job = %request.id, %error, "no invoice could be made");
         Refusal::NoInvoice
     })?;
     let mut feedback = Feedback::payment_required(price, bill.bolt11.clone());
+    feedback.hold = bill.preimage.is_some();
     if !request.encrypted {
         // OpenAgents' customers look for the invoice here.
         feedback.content = bill.bolt11.clone();

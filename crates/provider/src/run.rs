@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_core::{Clock, Entropy, Hash32};
-use nexus_lightning::Receive;
+use nexus_lightning::{Hold, Receive};
 use nexus_nostr::event;
 use nexus_nostr::job::request_filter;
 use nexus_nostr::relay_pool::{Interest, Notice, RelayPool, Subscription};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announce::announce;
 use crate::backend::Backend;
-use crate::config::{ConfigError, ProviderConfig};
+use crate::config::{ConfigError, Payment, ProviderConfig};
 use crate::intake::{Taken, concerns, take};
 use crate::job::{Ledger, LedgerError};
 use crate::seats::Seats;
@@ -41,6 +41,8 @@ pub struct ProviderParts {
     pub pool: RelayPool,
     /// The wallet that invoices are made by.
     pub wallet: Arc<dyn Receive>,
+    /// The same wallet, if it makes hold invoices.
+    pub hold: Option<Arc<dyn Hold>>,
     pub backend: Arc<dyn Backend>,
     pub config: ProviderConfig,
     pub clock: Arc<dyn Clock>,
@@ -83,8 +85,10 @@ pub async fn run(parts: ProviderParts) -> Result<(), ProviderError> {
 }
 
 fn open_shop(parts: ProviderParts, ledger: Ledger) -> Shop {
+    let wanted = parts.config.hold && parts.config.payment == Payment::Before;
+    let hold = parts.hold.filter(|_| wanted);
     Shop {
-        till: Till::new(parts.wallet, Arc::clone(&parts.clock), Arc::clone(&parts.entropy)),
+        till: Till::new(parts.wallet, hold, Arc::clone(&parts.clock), Arc::clone(&parts.entropy)),
         seats: Seats::new(parts.config.limits),
         benches: Semaphore::new(parts.config.limits.concurrency),
         courtesy: Shop::courtesy(),

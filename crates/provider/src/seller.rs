@@ -33,13 +33,24 @@ pub(crate) async fn drive(shop: &Shop, id: Hash32, mut seat: Seat) -> Result<(),
         let (to, result) = match &job.stage {
             Stage::Invoiced { bill, notice } => (collect(shop, &job, bill, notice).await, None),
             Stage::Accepted => work(shop, &job, None).await,
-            Stage::Paid { bill } => work(shop, &job, Some(bill)).await,
+            Stage::Paid { bill } => work_paid(shop, &job, bill).await,
             Stage::Delivered { owed } => match publish(shop, &job).await {
                 true => (Stage::Published { owed: owed.clone() }, None),
-                false => return Ok(()),
+                false => match owed.as_ref().filter(|bill| bill.preimage.is_some()) {
+                    // Nobody has the result: the money goes back.
+                    Some(bill) => {
+                        shop.till.give_back(bill).await;
+                        (Stage::Closed { how: Closed::Unpaid }, None)
+                    }
+                    None => return Ok(()),
+                },
+            },
+            Stage::Published { owed: Some(bill) } if bill.preimage.is_some() => match shop.till.take(bill).await {
+                true => (Stage::Published { owed: None }, None),
+                false => (Stage::Closed { how: Closed::Unpaid }, None),
             },
             Stage::Published { owed: Some(bill) } => match shop.till.wait(bill).await {
-                Bought::Paid => (Stage::Published { owed: None }, None),
+                Bought::Paid | Bought::Held => (Stage::Published { owed: None }, None),
                 Bought::Never => (Stage::Closed { how: Closed::Unpaid }, None),
             },
             Stage::Published { owed: None } | Stage::Closed { .. } => return Ok(()),
@@ -58,8 +69,26 @@ async fn collect(shop: &Shop, job: &Job, bill: &Bill, notice: &Event) -> Stage {
         shop.deliver(notice, &relays, expired).await;
     }
     match shop.till.wait(bill).await {
-        Bought::Paid => Stage::Paid { bill: bill.clone() },
+        Bought::Paid | Bought::Held => Stage::Paid { bill: bill.clone() },
         Bought::Never => Stage::Closed { how: Closed::Expired },
+    }
+}
+
+/// Does what was paid for. What is held is given back when there is no result, and not worked for once it is gone.
+async fn work_paid(shop: &Shop, job: &Job, bill: &Bill) -> (Stage, Option<Box<Event>>) {
+    if bill.preimage.is_none() {
+        return work(shop, job, Some(bill)).await;
+    }
+    // After a restart the money may have gone back.
+    if shop.till.wait(bill).await == Bought::Never {
+        return (Stage::Closed { how: Closed::Expired }, None);
+    }
+    match work(shop, job, Some(bill)).await {
+        (Stage::Delivered { .. }, result) => (Stage::Delivered { owed: Some(bill.clone()) }, result),
+        failed => {
+            shop.till.give_back(bill).await;
+            failed
+        }
     }
 }
 

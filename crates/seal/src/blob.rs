@@ -84,6 +84,8 @@ pub enum Purpose {
     Trajectory,
     /// What an approval is about. Under the view key.
     Approval,
+    /// What proves that a job was paid and not served. Under the view key.
+    Dispute,
 }
 
 impl fmt::Display for Purpose {
@@ -97,6 +99,7 @@ impl fmt::Display for Purpose {
             Self::Event => f.write_str("event"),
             Self::Trajectory => f.write_str("trajectory"),
             Self::Approval => f.write_str("approval"),
+            Self::Dispute => f.write_str("dispute"),
         }
     }
 }

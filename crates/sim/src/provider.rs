@@ -104,6 +104,7 @@ impl Seller {
             network: "regtest".into(),
             relays: vec![OWN.into()],
             encryption: true,
+            hold: false,
         };
         let head = Head::new(self.signer.public_key(), self.world.now().secs());
         self.say(handler(head, &info));

@@ -592,7 +592,7 @@ pub async fn make_due(store: &Store, npub: Npub, at: UnixMs) -> Result<()> {
 }
 
 /// Everything that hangs off an agent, the rows that others point at last.
-const DELETES: [&str; 20] = [
+const DELETES: [&str; 22] = [
     "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1)",
     "DELETE FROM tick WHERE npub = ?1",
     "DELETE FROM inbox WHERE npub = ?1",
@@ -608,6 +608,8 @@ const DELETES: [&str; 20] = [
     "DELETE FROM webhook_delivery WHERE npub = ?1",
     "DELETE FROM webhook_cursor WHERE npub = ?1",
     "DELETE FROM provider_score WHERE npub = ?1",
+    "DELETE FROM provider_week WHERE npub = ?1",
+    "DELETE FROM dispute WHERE npub = ?1",
     "DELETE FROM agent_label WHERE npub = ?1",
     "DELETE FROM agent_wrap WHERE npub = ?1",
     "DELETE FROM agent_state WHERE npub = ?1",

@@ -115,6 +115,9 @@ pub enum Conflict {
     PaymentState { expected: String },
     #[error("the payment machine has no way from {from} to {to}")]
     PaymentArrow { from: &'static str, to: &'static str },
+    /// It stands elsewhere, or disputes have no such arrow.
+    #[error("the dispute is not {expected}, or does not end so")]
+    DisputeState { expected: String },
     #[error("too many requests of this kind are waiting")]
     TooMany,
     #[error("the worker is not registered, or not live")]

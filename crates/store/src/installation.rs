@@ -32,9 +32,8 @@ pub async fn ensure(store: &Store, random: [u8; 16], now: UnixMs) -> Result<Inst
 /// The installation, if it was made.
 pub async fn this(store: &Store) -> Result<Option<Installation>> {
     let sql = "SELECT installation, epoch, created_at FROM installation WHERE id = 1";
-    let read = |row: &mut crate::row::Columns| {
-        Ok(Installation { id: row.get()?, epoch: row.get()?, created_at: row.get()? })
-    };
+    let read =
+        |row: &mut crate::row::Columns| Ok(Installation { id: row.get()?, epoch: row.get()?, created_at: row.get()? });
     store.row("read the installation", sql, params![], read).await
 }
 

@@ -28,6 +28,7 @@ pub mod audit;
 pub mod availability;
 pub mod backup;
 pub mod blob;
+pub mod dispute;
 pub mod event;
 pub mod fleet;
 pub mod hook;

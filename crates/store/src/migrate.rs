@@ -23,6 +23,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0014_webhooks.sql"),
     include_str!("../migrations/0015_addresses.sql"),
     include_str!("../migrations/0016_wallets.sql"),
+    include_str!("../migrations/0019_disputes.sql"),
 ];
 
 /// The newest schema this program knows.

@@ -7,6 +7,7 @@ use nexus_core::payment::PaymentState;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
 use crate::approval::{self, NewApproval};
+use crate::dispute::{Dispute, DisputeMove};
 use crate::event::NewEvent;
 use crate::payment::NewPayment;
 use crate::publication::{self, NewPublication};
@@ -71,6 +72,10 @@ pub enum Side {
         id: ApprovalId,
         state: State,
     },
+    /// A job that was paid and not served, or may have been; the same again changes nothing.
+    OpenDispute(Box<Dispute>),
+    /// What became of it. `Conflict::DisputeState` when it does not stand at `from`.
+    Dispute(Box<DisputeMove>),
     /// One more fact about a provider.
     Provider {
         provider: Npub,
@@ -126,6 +131,8 @@ impl Side {
             }
             Self::PutApproval(approval) => vec![approval.statement(npub)],
             Self::Approval { id, state } => vec![approval::change_statement(npub, *id, *state, now)],
+            Self::OpenDispute(dispute) => vec![dispute.statement(npub)],
+            Self::Dispute(change) => vec![change.statement(npub, now)?],
             Self::Provider { provider, fact } => vec![fact.statement(npub, *provider, now)],
             Self::Promise { month, kept, missed_before } => {
                 availability::statements(npub, *month, *kept, *missed_before)

@@ -1,16 +1,17 @@
-//! Who sells thinking: announcements of providers (NIP-89), looked up now and then, and the agent's own experience.
+//! Who sells thinking: announcements of providers (NIP-89), looked up now and then, and what is known of them.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use nexus_core::policy::{Policy, judge_quote};
-use nexus_core::{MonoMs, Msat, Npub};
+use nexus_core::{AccountId, MonoMs, Msat, Npub, score};
 use nexus_nostr::handler::{discovery_filters, newest, read_offer};
 use nexus_nostr::relay_pool::Interest;
 use nexus_nostr::{Offer, Price};
-use nexus_store::provider::Score;
 
+use crate::error::TurnError;
+use crate::experience::{Memory, Trusted};
 use crate::host::Host;
 
 /// Tokens that a request with a price per token is assumed to take, prompt and answer together.
@@ -26,6 +27,7 @@ type Lookups = HashMap<Vec<String>, (MonoMs, Vec<Offer>)>;
 #[derive(Default)]
 pub(crate) struct Market {
     seen: Mutex<Lookups>,
+    memory: Memory,
 }
 
 /// An offer as one agent sees it.
@@ -53,6 +55,16 @@ fn quote(price: Option<Price>) -> Msat {
 }
 
 impl Market {
+    /// What is known of providers, for one agent's choice.
+    pub async fn trusted(&self, host: &Host, account: AccountId, npub: Npub) -> Result<Trusted, TurnError> {
+        self.memory.trusted(host, account, npub).await
+    }
+
+    /// An agent of this account met with something.
+    pub fn forget(&self, account: AccountId) {
+        self.memory.forget(account);
+    }
+
     /// Today's offers. Asks relays when the last answer is old; an empty answer is asked again soon.
     pub async fn offers(&self, host: &Host, relays: &[String], fresh: bool) -> Vec<Offer> {
         let now = host.mono();
@@ -111,20 +123,20 @@ fn same_network(theirs: &str, ours: &str) -> bool {
     theirs == ours || (theirs == "mainnet" && ours == "bitcoin")
 }
 
-/// Picks the best offer for a job: never tried in this tick, acceptable to policy and funds; then by experience, then
-/// by price.
+/// Picks the best offer for a job: never tried in this tick, acceptable to policy and funds; then by experience, in bands, of
+/// which the last is below the floor; then by price; then whoever takes the money only with the result.
 #[expect(clippy::too_many_arguments, reason = "the facts that a choice rests on")]
 pub(crate) fn choose(
     offers: Vec<Offer>,
     policy: &Policy,
     network: &str,
     tried: &[Npub],
-    scores: &[Score],
+    trusted: &Trusted,
     tick_spent: Msat,
     balance: Msat,
     me: &Npub,
 ) -> Option<Candidate> {
-    let mut fitting: Vec<(u64, Msat, Candidate)> = candidates(offers, policy, network)
+    let mut fitting: Vec<(u8, Msat, Candidate)> = candidates(offers, policy, network)
         .into_iter()
         .filter(|candidate| !tried.contains(&candidate.offer.provider) && candidate.offer.provider != *me)
         .filter(|candidate| {
@@ -132,25 +144,18 @@ pub(crate) fn choose(
             judge_quote(policy, &candidate.offer.provider, cost, candidate.encrypted, tick_spent, balance).is_ok()
         })
         .map(|candidate| {
-            let score = scores.iter().find(|score| score.provider == candidate.offer.provider);
-            (score.map_or(0, distrust), candidate.quote, candidate)
+            let trust = trusted.get(&candidate.offer.provider).copied().unwrap_or(100);
+            (score::band(trust), candidate.quote, candidate)
         })
         .collect();
-    fitting.sort_by_key(|(distrust, quote, candidate)| (*distrust, *quote, candidate.offer.provider));
+    fitting.sort_by_key(|(band, quote, candidate)| (*band, *quote, !candidate.offer.hold, candidate.offer.provider));
     fitting.into_iter().next().map(|(_, _, candidate)| candidate)
-}
-
-/// How much a record speaks against a provider, 0 to 100: failures in a hundred, disputes counting ten times.
-fn distrust(score: &Score) -> u64 {
-    let bad = u64::from(score.abandoned) + 10 * u64::from(score.disputed);
-    let all = bad + u64::from(score.done);
-    if all < 3 && score.disputed == 0 { 0 } else { (bad * 100 / all.max(1)) / 20 * 20 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nexus_core::{Hash32, UnixMs};
+    use nexus_core::Hash32;
     use nexus_nostr::job::Dialect;
 
     const ME: Npub = Npub::from_bytes([9; 32]);
@@ -168,13 +173,15 @@ mod tests {
             network: Some("regtest".into()),
             relays: vec![],
             encryption,
+            hold: false,
             dialect: Dialect::Standard,
         }
     }
 
-    fn pick(offers: Vec<Offer>, tried: &[Npub], scores: &[Score]) -> Option<u8> {
+    fn pick(offers: Vec<Offer>, tried: &[Npub], trusted: &[(u8, u32)]) -> Option<u8> {
         let policy = Policy::default_for(ME);
-        choose(offers, &policy, "regtest", tried, scores, Msat::ZERO, Msat::sats(5_000), &ME)
+        let trusted = trusted.iter().map(|(n, trust)| (Npub::from_bytes([*n; 32]), *trust)).collect();
+        choose(offers, &policy, "regtest", tried, &trusted, Msat::ZERO, Msat::sats(5_000), &ME)
             .map(|candidate| candidate.offer.provider.as_bytes()[0])
     }
 
@@ -183,19 +190,27 @@ mod tests {
         let offers = || vec![offer(1, 9_000, None), offer(2, 5_000, Some(true)), offer(3, 1_000, Some(false))];
         assert_eq!(pick(offers(), &[], &[]), Some(2));
         assert_eq!(pick(offers(), &[Npub::from_bytes([2; 32])], &[]), Some(1));
-        let bad = Score {
-            provider: Npub::from_bytes([2; 32]),
-            done: 3,
-            abandoned: 0,
-            disputed: 1,
-            latency_ms: 1,
-            price: Msat::ZERO,
-            updated_at: UnixMs(0),
-        };
-        assert_eq!(pick(offers(), &[], &[bad]), Some(1));
+        assert_eq!(pick(offers(), &[], &[(2, 79)]), Some(1));
+        assert_eq!(pick(offers(), &[], &[(2, 80)]), Some(2), "a refusal now and then does not count");
         assert_eq!(pick(vec![offer(1, 499_000, None)], &[], &[]), None, "above the threshold with its fee");
         let mut elsewhere = offer(1, 1, None);
         elsewhere.network = Some("mainnet".into());
         assert_eq!(pick(vec![elsewhere], &[], &[]), None);
+    }
+
+    #[test]
+    fn one_below_the_floor_is_asked_only_when_there_is_no_other() {
+        let offers = || vec![offer(1, 90_000, None), offer(2, 1_000, None)];
+        assert_eq!(pick(offers(), &[], &[(2, score::FLOOR - 1)]), Some(1), "whatever it asks");
+        assert_eq!(pick(vec![offer(2, 1_000, None)], &[], &[(2, 0)]), Some(2));
+        assert_eq!(pick(offers(), &[], &[(1, score::FLOOR), (2, score::FLOOR)]), Some(2));
+    }
+
+    #[test]
+    fn who_holds_is_preferred_at_an_equal_price() {
+        let holds = |offer: Offer| Offer { hold: true, ..offer };
+        assert_eq!(pick(vec![offer(1, 5_000, None), holds(offer(2, 5_000, None))], &[], &[]), Some(2));
+        assert_eq!(pick(vec![offer(1, 4_999, None), holds(offer(2, 5_000, None))], &[], &[]), Some(1));
+        assert_eq!(pick(vec![offer(1, 5_000, None), holds(offer(2, 5_000, None))], &[], &[(2, 50)]), Some(1));
     }
 }

@@ -6,19 +6,20 @@ use futures::StreamExt;
 use nexus_core::budget::Window;
 use nexus_core::payment::{Asker, Outcome, PaymentState, conclude};
 use nexus_core::policy::judge_quote;
-use nexus_core::tick::{ActionOutcome, Bill, Effect, Failure, Record, Request, SignedEvent};
+use nexus_core::tick::{ActionOutcome, Bill, Effect, Failure, Record, Request, SignedEvent, hear};
 use nexus_core::{Msat, UnixMs};
 use nexus_lightning::{Bolt11, PayRequest};
 use nexus_nostr::job::{self, Job, JobError, Params};
 use nexus_nostr::relay_pool::Interest;
 use nexus_nostr::{Head, Status, UpdateBody};
 use nexus_seal::SignerError;
+use nexus_store::Conflict;
 use nexus_store::payment::{self, NewPayment, Payment};
 use nexus_store::side::{PaymentMove, Side};
-use nexus_store::{Conflict, provider};
 
 use crate::error::TurnError;
 use crate::faults::At;
+use crate::holding;
 use crate::ledger::{settle_sides, windows};
 use crate::market::{self, fee_allowance};
 use crate::payable::Payable;
@@ -44,13 +45,13 @@ pub(crate) async fn prepare(run: &mut Run<'_>, attempt: u8, tried: &[nexus_core:
     let Some(policy) = run.opened.policy().cloned() else {
         return run.append(Record::Failed { reason: Failure::PolicyRefused }, Vec::new()).await;
     };
-    let scores = provider::scores(&host.store, run.pen.npub).await?;
+    let trusted = host.market.trusted(host, run.agent.account, run.pen.npub).await?;
     let network = host.wallets.network();
     let mut chosen = None;
     for fresh in [false, true] {
         let offers = host.market.offers(host, &relays, fresh).await;
         let me = run.pen.npub;
-        chosen = market::choose(offers, &policy, network.as_str(), tried, &scores, run.tick.spent(), run.balance, &me);
+        chosen = market::choose(offers, &policy, network.as_str(), tried, &trusted, run.tick.spent(), run.balance, &me);
         if chosen.is_some() {
             break;
         }
@@ -133,7 +134,7 @@ pub(crate) async fn perform(run: &mut Run<'_>, effect: Effect) -> Result<(), Tur
         Effect::PublishRequest(request) => publish_request(run, request).await?,
         Effect::AwaitOffer(request) => await_offer(run, request).await?,
         Effect::Pay { request, bill, dispatched } => {
-            pay(run, Payable::Job { attempt: request.attempt }, bill, dispatched).await?;
+            pay(run, Payable::Job { attempt: request.attempt }, bill, dispatched, Some(&request)).await?;
         }
         Effect::AwaitResult { request, paid_at } => await_result(run, request, paid_at).await?,
         Effect::Act { index, events, relays } => act(run, index, &events, &relays).await?,
@@ -168,8 +169,8 @@ async fn publish_request(run: &mut Run<'_>, request: Request) -> Result<(), Turn
 }
 
 /// What a provider said, read for a decision.
-enum Heard {
-    Bill(String),
+pub(crate) enum Heard {
+    Bill { bolt11: String, hold: bool },
     Answer { content: String, bill: Option<String> },
     Refused(String),
     Busy,
@@ -183,13 +184,14 @@ async fn await_offer(run: &mut Run<'_>, request: Request) -> Result<(), TurnErro
     let resumed = run.pen.now().0 - request.at.0 > i64::try_from(silence).unwrap_or(i64::MAX);
     let silence = if resumed { u64::try_from(RESUMED_WAIT_MS).unwrap_or(0) } else { silence };
     let abandon = |why: String| Record::Abandoned { attempt, why };
-    match listen(run, &request, silence, whole, false).await? {
+    let mut said = Vec::new();
+    match listen(run, &request, silence, whole, false, &mut said).await? {
         None => run.append(abandon("the provider did not answer".into()), Vec::new()).await,
         Some(Heard::Busy) => run.append(abandon("the provider took too long".into()), Vec::new()).await,
         Some(Heard::Refused(why)) => run.append(abandon(format!("the provider refused: {why}")), Vec::new()).await,
         Some(Heard::Answer { content, .. }) => run.append(Record::Answered { attempt, content }, Vec::new()).await,
-        Some(Heard::Bill(bolt11)) => match accept(run, &request, &bolt11).await? {
-            Ok(bill) => reserve(run, &request, bill).await,
+        Some(Heard::Bill { bolt11, hold }) => match accept(run, &request, &bolt11).await? {
+            Ok(bill) => reserve(run, &request, Bill { hold, heard: said, ..bill }).await,
             Err(why) => run.append(abandon(why), Vec::new()).await,
         },
     }
@@ -197,13 +199,15 @@ async fn await_offer(run: &mut Run<'_>, request: Request) -> Result<(), TurnErro
 
 /// Listens for what the provider says of one request. `None` when nothing came within `silence_ms`.
 ///
-/// An answer that comes with a bill counts as the bill: it is paid for afterwards, and read again then.
-async fn listen(
+/// An answer that comes with a bill counts as the bill: it is paid for afterwards, and read again then. Signed feedback is
+/// added to what was `said`.
+pub(crate) async fn listen(
     run: &Run<'_>,
     request: &Request,
     silence_ms: u64,
     whole_ms: u64,
     paid: bool,
+    said: &mut Vec<SignedEvent>,
 ) -> Result<Option<Heard>, TurnError> {
     let signer = run.opened.signer.clone();
     let interest = Interest {
@@ -238,14 +242,27 @@ async fn listen(
                 Some(Heard::Answer { content: result.content.clone(), bill: result.bolt11.clone() })
             }
             UpdateBody::Feedback(feedback) => match feedback.status {
-                Status::PaymentRequired => feedback.bolt11.clone().map(Heard::Bill),
-                Status::Error => Some(Heard::Refused(feedback.text.chars().take(200).collect())),
-                Status::Processing | Status::Success | Status::Partial | Status::Other(_) => None,
+                Status::PaymentRequired => {
+                    hear(said, signed(&event));
+                    feedback.bolt11.clone().map(|bolt11| Heard::Bill { bolt11, hold: feedback.hold })
+                }
+                Status::Error => {
+                    hear(said, signed(&event));
+                    Some(Heard::Refused(feedback.text.chars().take(200).collect()))
+                }
+                Status::Processing | Status::Success | Status::Other(_) => {
+                    hear(said, signed(&event));
+                    None
+                }
+                // Pieces of an answer: many, and no proof of anything.
+                Status::Partial => None,
             },
         };
         match heard {
-            Some(Heard::Answer { bill: Some(bill), .. }) if !paid => return Ok(Some(Heard::Bill(bill))),
-            Some(Heard::Bill(_) | Heard::Refused(_)) if paid => {}
+            Some(Heard::Answer { bill: Some(bill), .. }) if !paid => {
+                return Ok(Some(Heard::Bill { bolt11: bill, hold: false }));
+            }
+            Some(Heard::Bill { .. } | Heard::Refused(_)) if paid => {}
             Some(heard) => return Ok(Some(heard)),
             None => {}
         }
@@ -290,7 +307,7 @@ async fn accept(run: &Run<'_>, request: &Request, bolt11: &str) -> Result<Result
         return Ok(Err(why.to_string()));
     }
     let (hash, expires_at) = (invoice.hash, invoice.expires_at);
-    Ok(Ok(Bill { bolt11: bolt11.to_owned(), hash, amount, max_fee, expires_at }))
+    Ok(Ok(Bill { bolt11: bolt11.to_owned(), hash, amount, max_fee, expires_at, hold: false, heard: Vec::new() }))
 }
 
 /// What commits with the record of an invoice: its budget is held and the payment's intent written.
@@ -339,7 +356,13 @@ async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(),
 }
 
 /// Pays the bound invoice: dispatch once journaled, or look up what became of a dispatch.
-pub(crate) async fn pay(run: &mut Run<'_>, payable: Payable, bill: Bill, dispatched: bool) -> Result<(), TurnError> {
+pub(crate) async fn pay(
+    run: &mut Run<'_>,
+    payable: Payable,
+    bill: Bill,
+    dispatched: bool,
+    job: Option<&Request>,
+) -> Result<(), TurnError> {
     let host = run.pen.host;
     let stored = payment::get(&host.store, run.pen.npub, bill.hash).await?;
     let Some(mut payment) = stored else {
@@ -400,13 +423,16 @@ pub(crate) async fn pay(run: &mut Run<'_>, payable: Payable, bill: Bill, dispatc
             }
         };
     }
-    follow(run, payable, payment).await
+    match job {
+        Some(request) if bill.hold && !run.ending => holding::follow(run, request, payment).await,
+        Some(_) | None => follow(run, payable, payment).await,
+    }
 }
 
 /// Asks until the payment is concluded, or leaves it to recovery.
 async fn follow(run: &mut Run<'_>, payable: Payable, mut payment: Payment) -> Result<(), TurnError> {
     let host = run.pen.host;
-    // Told to stop at once, it asks once: recovery goes on asking.
+    // Told to stop at once, it asks once: recovery goes on asking. An answer that is there does not get lost by it.
     let until = host.mono().plus_ms(if run.ending { 0 } else { PENDING_WAIT_MS });
     let mut pause = 100;
     loop {
@@ -427,7 +453,7 @@ async fn follow(run: &mut Run<'_>, payable: Payable, mut payment: Payment) -> Re
             payment.state = resolved.state;
         }
         if host.mono() >= until {
-            return run.append(payable.unresolved(), Vec::new()).await;
+            return run.append(unresolved(run, payable), Vec::new()).await;
         }
         tokio::select! {
             biased;
@@ -438,7 +464,17 @@ async fn follow(run: &mut Run<'_>, payable: Payable, mut payment: Payment) -> Re
     }
 }
 
-async fn settled(
+/// What follows when a payment's end is left to recovery: the tick goes on with its answer, if it has one.
+pub(crate) fn unresolved(run: &Run<'_>, payable: Payable) -> Record {
+    match (payable, run.tick.jobs().last()) {
+        (Payable::Job { attempt }, Some(nexus_core::tick::Job::Paying { answer: Some(_), .. })) => {
+            Record::InFlight { attempt }
+        }
+        (Payable::Job { .. } | Payable::Zap { .. }, _) => payable.unresolved(),
+    }
+}
+
+pub(crate) async fn settled(
     run: &mut Run<'_>,
     payable: Payable,
     payment: &Payment,
@@ -456,7 +492,7 @@ async fn settled(
     Ok(())
 }
 
-async fn not_paid(
+pub(crate) async fn not_paid(
     run: &mut Run<'_>,
     payable: Payable,
     payment: &Payment,
@@ -470,7 +506,7 @@ async fn not_paid(
 
 /// How long to wait for what was paid for at `paid_at`: never longer than when nothing had come between, also where this
 /// worker's clock is hours behind that of the one that paid.
-fn result_wait(paid_at: UnixMs, now: UnixMs, timeout_ms: i64) -> u64 {
+pub(crate) fn result_wait(paid_at: UnixMs, now: UnixMs, timeout_ms: i64) -> u64 {
     let left = paid_at.plus_ms(timeout_ms).0.saturating_sub(now.0).max(RESUMED_WAIT_MS).min(timeout_ms);
     u64::try_from(left).unwrap_or(0)
 }
@@ -484,11 +520,12 @@ async fn await_result(run: &mut Run<'_>, request: Request, paid_at: UnixMs) -> R
     if run.pen.host.faults.is_broken(crate::faults::Broken::SecondInvoicePaid) {
         pay_again(run, &request).await?;
     }
-    match listen(run, &request, left, left, true).await? {
+    let mut said = Vec::new();
+    match listen(run, &request, left, left, true, &mut said).await? {
         Some(Heard::Answer { content, .. }) => run.append(Record::Answered { attempt, content }, Vec::new()).await,
-        None | Some(Heard::Busy | Heard::Bill(_) | Heard::Refused(_)) => {
+        None | Some(Heard::Busy | Heard::Bill { .. } | Heard::Refused(_)) => {
             let why = "paid, and no result came in time".to_owned();
-            run.append(Record::Disputed { attempt, why }, Vec::new()).await
+            run.append(Record::Disputed { attempt, why, heard: said }, Vec::new()).await
         }
     }
 }

@@ -10,8 +10,10 @@ use nexus_store::payment::{self, Payment};
 use nexus_store::publication::{self, Publication};
 use nexus_store::side::{PaymentMove, Side};
 
+use crate::dispute;
 use crate::error::TurnError;
 use crate::ledger::{Pen, settle_sides};
+use crate::unlock::Opened;
 use crate::wallet::WALLET_TIMEOUT;
 
 /// Between attempts to publish an event that no relay took: 5 s at first, at most 10 minutes.
@@ -105,6 +107,7 @@ pub(crate) struct Payments {
 pub(crate) async fn payments(
     pen: &Pen<'_>,
     wallet: &dyn WalletDriver,
+    opened: &Opened,
     open_tick: Option<TickId>,
 ) -> Result<Payments, TurnError> {
     let mut found = Payments::default();
@@ -119,7 +122,8 @@ pub(crate) async fn payments(
             continue;
         }
         let resolved = ask(pen, wallet, &payment, false).await;
-        store(pen, &payment, &resolved).await?;
+        let follows = dispute::concluded(pen, opened, &payment, &resolved).await?;
+        store_with(pen, &payment, &resolved, follows).await?;
         if resolved.state.unresolved() {
             found.again = Some(1_000);
         } else {
@@ -131,15 +135,26 @@ pub(crate) async fn payments(
 
 /// Stores what was learned of a payment outside its tick.
 pub(crate) async fn store(pen: &Pen<'_>, payment: &Payment, resolved: &Resolved) -> Result<(), TurnError> {
+    store_with(pen, payment, resolved, Vec::new()).await
+}
+
+/// The same, with what follows from it.
+async fn store_with(
+    pen: &Pen<'_>,
+    payment: &Payment,
+    resolved: &Resolved,
+    follows: Vec<Side>,
+) -> Result<(), TurnError> {
     if resolved.state == payment.state {
         return Ok(());
     }
-    let sides = if resolved.state.unresolved() {
+    let mut sides = if resolved.state.unresolved() {
         vec![moved(payment, resolved.state, pen.now())]
     } else {
         pen.host.forget_dispatched(payment.hash, pen.generation);
         settle_sides(payment, resolved.state, payment.state, resolved.fee, pen.now())
     };
+    sides.extend(follows);
     pen.apply(sides).await
 }
 

@@ -29,7 +29,7 @@ const RETRY_MS: u64 = 5_000;
 pub(crate) async fn reconcile(pen: &Pen<'_>, agent: &mut Agent, opened: &mut Opened) -> Result<(), TurnError> {
     let (store, now) = (&pen.host.store, pen.now());
     let driver = wallet::open(pen.host, opened).await?;
-    recover::payments(pen, &*driver, None).await?;
+    recover::payments(pen, &*driver, opened, None).await?;
     let open = payment::open(store, pen.npub).await?.len();
     if open > 0 {
         let text = format!("it was restored from a backup: {open} of its payments are looked up until they are known");

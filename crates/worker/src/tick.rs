@@ -7,7 +7,7 @@ use nexus_core::approval::ApprovalId;
 use nexus_core::availability::{Availability, Missed, Month};
 use nexus_core::budget::Window;
 use nexus_core::event::EventBody;
-use nexus_core::tick::{ActionOutcome, End, Failure, Plan, Record, Step, Tick};
+use nexus_core::tick::{ActionOutcome, End, Failure, Job, Plan, Record, Step, Tick};
 use nexus_core::trigger::Trigger;
 use nexus_core::{Hash32, MonoMs, Msat, TickId, UnixMs};
 use nexus_lightning::WalletDriver;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::approval;
 use crate::decide::{Decision, decide};
+use crate::dispute;
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::filter::{self, Closed, Taken};
@@ -424,6 +425,7 @@ impl Run<'_> {
         };
         events.insert(0, event);
         side.extend(self.provider_facts());
+        side.extend(dispute::opened(self, end, now).await?);
         let change = Change {
             last_tick_at: Some(now),
             reason: Some(None),
@@ -453,6 +455,10 @@ impl Run<'_> {
         host.faults.pass(At::Before, "commit").await;
         let seqs = ticks::commit(&host.store, commit).await?;
         host.vitals.step("committed", host.mono().since(self.last));
+        if self.tick.jobs().iter().any(|job| matches!(job, Job::Disputed { .. })) {
+            // The account's other agents choose by it at once.
+            host.market.forget(self.agent.account);
+        }
         host.vitals.tick_ended(if failed.is_some() { "failed" } else { "completed" });
         host.announce(self.pen.npub, &seqs);
         host.faults.pass(At::After, "commit").await;
@@ -557,16 +563,14 @@ impl Run<'_> {
     }
 
     fn provider_facts(&self) -> Vec<Side> {
-        use nexus_core::tick::Job;
         use nexus_store::provider::Fact;
-        let at = self.pen.now();
         self.tick
             .jobs()
             .iter()
             .filter_map(|job| {
                 let request = job.request();
                 let fact = match job {
-                    Job::Done { .. } => Fact::Done { latency_ms: at.0 - request.at.0, price: request.quote },
+                    Job::Done { .. } => Fact::Done,
                     Job::Disputed { .. } => Fact::Disputed,
                     Job::Abandoned { .. } => Fact::Abandoned,
                     Job::Requested { .. } | Job::Invoiced { .. } | Job::Paying { .. } | Job::Paid { .. } => {

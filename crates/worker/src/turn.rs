@@ -32,7 +32,7 @@ use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
 use crate::{
-    approval, custody, delegation, funds, notice, profile, public, readers, recover, rest, restored, rollback,
+    approval, custody, delegation, dispute, funds, notice, profile, public, readers, recover, rest, restored, rollback,
     schedules, tick, wallet, withdraw, zap,
 };
 
@@ -252,7 +252,7 @@ async fn attempt(
     let (requests, withdrew) = withdraw::answer(&pen, &agent, &mut opened, requests, stop).await?;
     let asked = wallet::answer(host, &agent, &opened, requests).await?;
     let driver = wallet::open(host, &opened).await?;
-    let resolved = recover::payments(&pen, &*driver, open.as_ref().map(|open| open.tick.id)).await?;
+    let resolved = recover::payments(&pen, &*driver, &opened, open.as_ref().map(|open| open.tick.id)).await?;
 
     if let Some(open) = open {
         // The wallet's own word where there is one: the stored one is anybody's who writes the database.
@@ -402,6 +402,7 @@ async fn live(
     let missed = if heartbeat_due { advance(&pen, &agent, now).await? } else { Missed::NONE };
     let missed = if explained { Missed::NONE } else { missed };
     let cause = tick::Cause { trigger, taken, due: due.unwrap_or(now), missed, approved, since };
+    dispute::look(&pen, &agent, opened).await?;
     let ran = schedules::run_for(&cause.taken);
     let run = tick::begin(pen, &agent, opened, driver, balance, stop, cause).await?;
     run.drive().await?;

@@ -8,9 +8,7 @@ use nexus_core::policy::WalletChoice;
 use nexus_core::state::Wallet;
 use nexus_core::{Hash32, Msat, Npub};
 use nexus_lightning::devnet::{AccountKey, Devnet};
-use nexus_lightning::{
-    Description, InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage, commitment,
-};
+use nexus_lightning::{Description, InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage, commitment};
 use nexus_store::agent::Agent;
 use nexus_store::invoice_watch::{self, InvoiceWatch};
 use nexus_store::wallet_request::{self, Answer, PUBLIC_INVOICE, WalletRequest};

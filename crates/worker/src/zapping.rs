@@ -239,7 +239,8 @@ async fn accept(run: &Run<'_>, zap: &Zap, bolt11: String) -> Result<Bill, LnurlE
     }
     // What the tick's thinking left.
     let balance = wallet::balance(&*run.wallet).await.map_err(LnurlError::Failed)?;
-    let bill = Bill { hash: invoice.hash, amount: zap.amount, max_fee, expires_at: invoice.expires_at, bolt11 };
+    let (hash, expires_at) = (invoice.hash, invoice.expires_at);
+    let bill = Bill { hash, amount: zap.amount, max_fee, expires_at, bolt11, hold: false, heard: Vec::new() };
     match judge_zap_cost(policy, bill.hold(), run.tick.spent(), balance) {
         Ok(()) => Ok(bill),
         Err(why) => refused(why.to_owned()),
@@ -272,7 +273,7 @@ pub(crate) async fn pay(
     dispatched: bool,
 ) -> Result<(), TurnError> {
     let stop = if dispatched { None } else { not_now(run, zap) };
-    let Some(step) = stop else { return perform::pay(run, Payable::Zap { index }, bill, dispatched).await };
+    let Some(step) = stop else { return perform::pay(run, Payable::Zap { index }, bill, dispatched, None).await };
     let stored = payment::get(&run.pen.host.store, run.pen.npub, bill.hash).await?;
     let sides = stored.map(|payment| {
         settle_sides(&payment, PaymentState::Canceled, PaymentState::Reserved, Msat::ZERO, run.pen.now())

@@ -6,6 +6,7 @@ mod agent;
 mod approval;
 mod ask;
 mod create;
+mod dispute;
 pub mod event;
 mod fleet;
 mod health;
@@ -106,6 +107,8 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(withdrawal::create))
         .routes(routes!(approval::list))
         .routes(routes!(approval::read, approval::answer))
+        .routes(routes!(dispute::list))
+        .routes(routes!(dispute::read, dispute::end))
         .routes(routes!(policy::read, policy::replace))
         .routes(routes!(moving::import))
         .routes(routes!(moving::export))

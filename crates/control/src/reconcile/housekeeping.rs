@@ -5,8 +5,8 @@ use futures::future::BoxFuture;
 use nexus_core::UnixMs;
 use nexus_store::relay_event::Walk;
 use nexus_store::{
-    StoreError, approval, audit, blob, event, idempotency, inbox, invoice_watch, publication, relay_event, replay,
-    tick, wallet_request, webhook, worker,
+    StoreError, approval, audit, blob, dispute, event, idempotency, inbox, invoice_watch, provider, publication,
+    relay_event, replay, tick, wallet_request, webhook, worker,
 };
 
 use super::pause;
@@ -51,6 +51,8 @@ pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
         in_pieces(|| publication::purge(store, before(kept.publications_days), BATCH).boxed()).boxed(),
         in_pieces(|| webhook::purge(store, before(kept.events_days), BATCH).boxed()).boxed(),
         in_pieces(|| approval::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
+        in_pieces(|| dispute::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
+        in_pieces(|| provider::purge(store, now, BATCH).boxed()).boxed(),
         in_pieces(|| tick::purge(store, before(kept.ticks_days), BATCH).boxed()).boxed(),
         in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).boxed(),
         purge_relay(app, before(kept.relay_days), walk).boxed(),

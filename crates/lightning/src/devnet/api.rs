@@ -15,6 +15,9 @@ pub(super) const ACCOUNT: &str = "/v1/account";
 pub(super) const FAUCET: &str = "/v1/faucet";
 pub(super) const INVOICES: &str = "/v1/invoices";
 pub(super) const INVOICE: &str = "/v1/invoices/lookup";
+pub(super) const HOLD: &str = "/v1/invoices/hold";
+pub(super) const SETTLE: &str = "/v1/invoices/settle";
+pub(super) const CANCEL: &str = "/v1/invoices/cancel";
 pub(super) const SETTLEMENTS: &str = "/v1/settlements";
 pub(super) const PAYMENTS: &str = "/v1/payments";
 pub(super) const PAYMENT: &str = "/v1/payments/resolve";
@@ -67,6 +70,25 @@ pub(super) struct InvoiceAsk {
     pub(super) expiry_s: u32,
 }
 
+/// An invoice whose preimage the payee keeps to itself until it takes the money.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HoldAsk {
+    pub(super) hash: Hash32,
+    pub(super) amount: Msat,
+    pub(super) memo: Option<String>,
+    pub(super) description_hash: Option<Hash32>,
+    pub(super) expiry_s: u32,
+    /// How long money may be held.
+    pub(super) hold_ms: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SettleAsk {
+    pub(super) preimage: Hash32,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct InvoiceAnswer {
     pub(super) bolt11: String,
@@ -85,6 +107,7 @@ pub(super) struct HashAsk {
 #[serde(rename_all = "snake_case", tag = "state")]
 pub(super) enum InvoiceStateAnswer {
     Open,
+    Accepted,
     Settled { amount: Msat, preimage: Hash32, at: UnixMs },
     Canceled,
     NotFound,
@@ -139,6 +162,8 @@ pub(super) enum Code {
     Replayed,
     /// The preimage is in use with other values.
     Conflict,
+    /// No money waits, or it is settled already.
+    NotHeld,
     TooManyAccounts,
     TooManyInvoices,
     TooManyRequests,
@@ -151,7 +176,7 @@ impl Code {
         match self {
             Self::BadRequest => 400,
             Self::Unauthorized | Self::StaleBoot | Self::Replayed => 401,
-            Self::Conflict => 409,
+            Self::Conflict | Self::NotHeld => 409,
             Self::TooManyAccounts | Self::TooManyInvoices | Self::TooManyRequests => 429,
             Self::Stopping => 503,
         }

@@ -55,7 +55,7 @@ pub(super) fn faucet(ledger: &Ledger, party: Party, now: UnixMs) -> Result<Vec<E
 /// A new invoice, or the one that this very request made before.
 pub(super) fn invoice(ledger: &Ledger, hash: Hash32, row: InvoiceRow) -> Result<(Vec<Entry>, InvoiceRow), Refusal> {
     if let Some(known) = ledger.invoice(hash) {
-        let same = known.payee == row.payee && known.amount == row.amount;
+        let same = known.payee == row.payee && known.amount == row.amount && known.hold_ms == row.hold_ms;
         return if same { Ok((Vec::new(), known.clone())) } else { Err(Refusal::Conflict) };
     }
     if ledger.account(row.payee).open_invoices >= MAX_OPEN_INVOICES {
@@ -76,8 +76,13 @@ pub(super) fn pay(ledger: &Ledger, payment: &Payment, fee: Fee, course: Course, 
         None => {}
     }
     let (key, attempt) = (payment.key.clone(), payment.attempt);
+    let hold_ms = ledger.invoice(payment.key.hash).and_then(|invoice| invoice.hold_ms);
     let flight = match course {
-        Course::Plain => Flight::Landed,
+        Course::Plain => hold_ms.map_or(Flight::Landed, |ms| Flight::Held { until: now.plus_ms(ms) }),
+        // Whatever a fault says, nothing settles without the payee's preimage.
+        Course::Flight(flight @ Flight::Settles { .. }) => {
+            hold_ms.map_or(flight, |ms| Flight::Held { until: now.plus_ms(ms) })
+        }
         Course::Flight(flight) => flight,
         Course::Refuse(class) => {
             return vec![Entry::Refuse { key, attempt, class, at: now, expires_at: kept_until(payment, now) }];
@@ -100,7 +105,33 @@ pub(super) fn pay(ledger: &Ledger, payment: &Payment, fee: Fee, course: Course, 
     };
     match flight {
         Flight::Landed => vec![begin, Entry::Settle { key, at: now }],
-        Flight::Settles { .. } | Flight::Fails { .. } | Flight::Stuck => vec![begin],
+        Flight::Settles { .. } | Flight::Fails { .. } | Flight::Stuck | Flight::Held { .. } => vec![begin],
+    }
+}
+
+/// The payee takes what is held for a preimage; again, once it has it. None when no money waits.
+pub(super) fn settle_held(ledger: &Ledger, party: Party, preimage: Hash32, now: UnixMs) -> Option<Vec<Entry>> {
+    let hash = Hash32::sha256(preimage.as_bytes());
+    let invoice = ledger.invoice(hash).filter(|row| row.payee == party)?;
+    if matches!(invoice.state, InvoiceRowState::Settled { .. }) {
+        return Some(Vec::new());
+    }
+    let key = ledger.held_for(hash)?;
+    Some(vec![Entry::Reveal { hash, preimage }, Entry::Settle { key, at: now }])
+}
+
+/// The payee gives back what is held, or ends an open invoice; again, once it is over. None when it is too late.
+pub(super) fn cancel(ledger: &Ledger, party: Party, hash: Hash32, now: UnixMs) -> Option<Vec<Entry>> {
+    let invoice = ledger.invoice(hash).filter(|row| row.payee == party)?;
+    let over = Entry::Cancel { hash, at: now };
+    match invoice.state {
+        InvoiceRowState::Canceled => Some(Vec::new()),
+        InvoiceRowState::Open => Some(vec![over]),
+        InvoiceRowState::InFlight => {
+            let key = ledger.held_for(hash)?;
+            Some(vec![Entry::Return { key, class: FailureClass::Rejected, at: now }, over])
+        }
+        InvoiceRowState::Settled { .. } => None,
     }
 }
 

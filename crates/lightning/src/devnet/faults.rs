@@ -192,6 +192,10 @@ impl Faults {
     async fn end(&self, hash: Hash32, class: Option<FailureClass>) -> bool {
         let ended = self.engine.transact(move |books| {
             let Some(key) = books.ledger().flying_for(hash) else { return false };
+            if class.is_none() && books.ledger().invoice(hash).is_some_and(|invoice| invoice.hold_ms.is_some()) {
+                // Its payee alone can.
+                return false;
+            }
             let at = books.now();
             books.post(vec![match class {
                 None => Entry::Settle { key, at },

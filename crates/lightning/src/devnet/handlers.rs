@@ -14,10 +14,13 @@ use super::account::secp;
 use super::api::{self, Code, Problem};
 use super::auth::Signed;
 use super::decide::{self, Course, Payment, Refusal};
-use super::ledger::{InvoiceRow, InvoiceRowState, PaymentKey};
+use super::ledger::{Entry, InvoiceRow, InvoiceRowState, Ledger, PaymentKey};
 use super::server::{Answer, Net};
 use crate::bolt11::{Bolt11, MAX_DESCRIPTION_BYTES};
 use crate::driver::{Cursor, Settlement};
+
+/// Two weeks: the most that a time lock may have (2,016 blocks).
+const MAX_HOLD_MS: i64 = 2_016 * 600_000;
 
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
@@ -80,13 +83,67 @@ pub(super) async fn create_invoice(
     let preimage = ask.preimage.unwrap_or_else(|| Hash32::from_bytes(nexus_core::time::random(&*net.parts().entropy)));
     let hash = Hash32::sha256(preimage.as_bytes());
     let row = write_invoice(&net, party, preimage, hash, &ask)?;
+    make(&net, party, hash, row).await
+}
+
+/// An invoice whose preimage its payee keeps.
+pub(super) async fn create_hold(
+    State(net): State<Net>,
+    Signed { party, ask }: Signed<api::HoldAsk>,
+) -> Result<Response, Answer> {
+    if !(1..=MAX_HOLD_MS).contains(&ask.hold_ms) {
+        return Err(bad("money is held for 1 ms to two weeks"));
+    }
+    let api::HoldAsk { hash, amount, memo, description_hash, expiry_s, hold_ms } = ask;
+    // Not the preimage: what a payment secret is made of, and nothing that opens.
+    let seed = Hash32::from_bytes(nexus_core::time::random(&*net.parts().entropy));
+    let ask = api::InvoiceAsk { preimage: None, amount, memo, description_hash, expiry_s };
+    let row = write_invoice(&net, party, seed, hash, &ask)?;
+    make(&net, party, hash, InvoiceRow { preimage: Hash32::ZERO, hold_ms: Some(hold_ms), ..row }).await
+}
+
+/// Takes what is held.
+pub(super) async fn settle_held(
+    State(net): State<Net>,
+    Signed { party, ask }: Signed<api::SettleAsk>,
+) -> Result<Json<api::Nothing>, Answer> {
+    let preimage = ask.preimage;
+    hold_move(&net, move |ledger, now| decide::settle_held(ledger, party, preimage, now)).await
+}
+
+/// Gives back what is held, or ends an open invoice.
+pub(super) async fn cancel_invoice(
+    State(net): State<Net>,
+    Signed { party, ask }: Signed<api::HashAsk>,
+) -> Result<Json<api::Nothing>, Answer> {
+    let hash = ask.hash;
+    hold_move(&net, move |ledger, now| decide::cancel(ledger, party, hash, now)).await
+}
+
+async fn hold_move(
+    net: &Net,
+    decide: impl FnOnce(&Ledger, UnixMs) -> Option<Vec<Entry>> + Send + 'static,
+) -> Result<Json<api::Nothing>, Answer> {
+    let done = net.engine().transact(move |books| {
+        let entries = decide(books.ledger(), books.now())?;
+        books.post(entries);
+        Some(())
+    });
+    let refused = || Problem::new(Code::NotHeld, "no money waits for this invoice, or it is settled already");
+    done.await?.map(|()| Json(api::Nothing {})).ok_or_else(|| refused().into())
+}
+
+#[cfg_attr(not(feature = "faults"), expect(unused_variables, reason = "only faults ask who it is"))]
+async fn make(net: &Net, party: super::Party, hash: Hash32, row: InvoiceRow) -> Result<Response, Answer> {
     let work = async {
         let made = net.engine().transact(move |books| {
             let (entries, row) = decide::invoice(books.ledger(), hash, row)?;
             // Followed from here, the settlement of this invoice is seen: also when it settled long ago.
             let cursor = match row.state {
                 InvoiceRowState::Settled { index, .. } => index.saturating_sub(1),
-                InvoiceRowState::Open | InvoiceRowState::InFlight => books.ledger().settled(),
+                InvoiceRowState::Open | InvoiceRowState::InFlight | InvoiceRowState::Canceled => {
+                    books.ledger().settled()
+                }
             };
             books.post(entries);
             Ok::<_, Refusal>((row, cursor))
@@ -96,7 +153,7 @@ pub(super) async fn create_invoice(
         Ok(Json(api::InvoiceAnswer { bolt11: row.bolt11, hash, expires_at: row.expires_at, cursor }))
     };
     #[cfg(feature = "faults")]
-    return faulted(&net, super::faults::Call::CreateInvoice, party, Some(hash), work).await;
+    return faulted(net, super::faults::Call::CreateInvoice, party, Some(hash), work).await;
     #[cfg(not(feature = "faults"))]
     work.await.map(IntoResponse::into_response)
 }
@@ -134,7 +191,7 @@ fn write_invoice(
     let bolt11 = made.map_err(|error| bad(format!("no invoice can say this: {error}")))?.to_string();
     let expires_at = UnixMs::from_secs(now.secs()).plus_ms(i64::from(ask.expiry_s) * 1_000);
     let state = InvoiceRowState::Open;
-    Ok(InvoiceRow { payee, preimage, amount: ask.amount, bolt11, created_at: now, expires_at, state })
+    Ok(InvoiceRow { payee, preimage, amount: ask.amount, bolt11, created_at: now, expires_at, state, hold_ms: None })
 }
 
 pub(super) async fn lookup_invoice(
@@ -152,6 +209,10 @@ pub(super) async fn lookup_invoice(
                     api::InvoiceStateAnswer::Settled { amount: row.amount, preimage: row.preimage, at }
                 }
                 InvoiceRowState::Open if books.now() >= row.expires_at => api::InvoiceStateAnswer::Canceled,
+                InvoiceRowState::Canceled => api::InvoiceStateAnswer::Canceled,
+                InvoiceRowState::InFlight if books.ledger().held_for(hash).is_some() => {
+                    api::InvoiceStateAnswer::Accepted
+                }
                 InvoiceRowState::Open | InvoiceRowState::InFlight => api::InvoiceStateAnswer::Open,
             }
         });

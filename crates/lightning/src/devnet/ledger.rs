@@ -31,6 +31,10 @@ pub(super) enum Flight {
     },
     /// Not before somebody says so.
     Stuck,
+    /// Arrived, and waits for the payee, who may take it or give it back; back it goes at `until`.
+    Held {
+        until: UnixMs,
+    },
 }
 
 /// One change of the books. The names are the log's format.
@@ -46,6 +50,16 @@ pub(super) enum Entry {
     Invoice {
         hash: Hash32,
         row: InvoiceRow,
+    },
+    /// The payee of a hold invoice shows its preimage: what is held may settle.
+    Reveal {
+        hash: Hash32,
+        preimage: Hash32,
+    },
+    /// An invoice with nothing in flight is over.
+    Cancel {
+        hash: Hash32,
+        at: UnixMs,
     },
     /// `amount + fee` from the payer into flight.
     Begin {
@@ -105,6 +119,9 @@ pub(super) struct InvoiceRow {
     pub(super) created_at: UnixMs,
     pub(super) expires_at: UnixMs,
     pub(super) state: InvoiceRowState,
+    /// A hold invoice: its preimage is not known here until the payee shows it, and its money is held for so many ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) hold_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +130,8 @@ pub(super) enum InvoiceRowState {
     Open,
     /// Some payment of it is in flight: no other may begin.
     InFlight,
+    /// Its payee ended it unpaid.
+    Canceled,
     Settled {
         at: UnixMs,
         index: u64,
@@ -218,26 +237,36 @@ impl Ledger {
 
     /// What payments in flight came to by now.
     pub(super) fn due(&self, now: UnixMs) -> Vec<Entry> {
+        let back = |key: &PaymentKey, class| Entry::Return { key: key.clone(), class, at: now };
         let landed = |(key, flight): (&PaymentKey, &Flight)| match *flight {
-            Flight::Settles { at } if at <= now => Some(Entry::Settle { key: key.clone(), at: now }),
-            Flight::Fails { at } if at <= now => {
-                Some(Entry::Return { key: key.clone(), class: FailureClass::NoRoute, at: now })
+            Flight::Settles { at } if at <= now => vec![Entry::Settle { key: key.clone(), at: now }],
+            Flight::Fails { at } if at <= now => vec![back(key, FailureClass::NoRoute)],
+            // As a node does shortly before the time lock ends: money back, invoice over.
+            Flight::Held { until } if until <= now => {
+                vec![back(key, FailureClass::Rejected), Entry::Cancel { hash: key.hash, at: now }]
             }
-            Flight::Landed | Flight::Settles { .. } | Flight::Fails { .. } | Flight::Stuck => None,
+            Flight::Landed | Flight::Settles { .. } | Flight::Fails { .. } | Flight::Stuck | Flight::Held { .. } => {
+                Vec::new()
+            }
         };
-        self.flying.iter().filter_map(landed).collect()
+        self.flying.iter().flat_map(landed).collect()
     }
 
     /// The payment of this hash that is in flight.
-    #[cfg(feature = "faults")]
     pub(super) fn flying_for(&self, hash: Hash32) -> Option<PaymentKey> {
         self.flying.keys().find(|key| key.hash == hash).cloned()
+    }
+
+    /// The payment of this hash that arrived and waits for its payee.
+    pub(super) fn held_for(&self, hash: Hash32) -> Option<PaymentKey> {
+        let key = self.flying_for(hash)?;
+        matches!(self.flying.get(&key), Some(Flight::Held { .. })).then_some(key)
     }
 
     /// When the next payment in flight ends by itself.
     pub(super) fn next_due(&self) -> Option<UnixMs> {
         let at = |flight: &Flight| match *flight {
-            Flight::Settles { at } | Flight::Fails { at } => Some(at),
+            Flight::Settles { at } | Flight::Fails { at } | Flight::Held { until: at } => Some(at),
             Flight::Landed | Flight::Stuck => None,
         };
         self.flying.values().filter_map(at).min()
@@ -248,6 +277,8 @@ impl Ledger {
         match entry {
             Entry::Faucet { party, amount, .. } => self.apply_faucet(*party, *amount),
             Entry::Invoice { hash, row } => self.apply_invoice(*hash, row),
+            Entry::Reveal { hash, preimage } => self.apply_reveal(*hash, *preimage),
+            Entry::Cancel { hash, .. } => self.apply_cancel(*hash),
             Entry::Begin { key, attempt, amount, fee, flight, expires_at, .. } => {
                 let state = PaymentRowState::InFlight(*flight);
                 self.apply_begin(
@@ -290,11 +321,33 @@ impl Ledger {
         if self.invoices.contains_key(&hash) {
             return Err(Impossible("a hash has one invoice"));
         }
-        if row.state != InvoiceRowState::Open || Hash32::sha256(row.preimage.as_bytes()) != hash {
+        let own = row.hold_ms.is_some() || Hash32::sha256(row.preimage.as_bytes()) == hash;
+        if row.state != InvoiceRowState::Open || !own {
             return Err(Impossible("an invoice starts open, under its own hash"));
         }
         self.accounts.entry(row.payee).or_default().open_invoices += 1;
         self.invoices.insert(hash, row.clone());
+        Ok(())
+    }
+
+    fn apply_reveal(&mut self, hash: Hash32, preimage: Hash32) -> Result<(), Impossible> {
+        let held = self.held_for(hash).is_some();
+        let invoice = self.invoices.get_mut(&hash).ok_or(Impossible("no such invoice"))?;
+        if !held || Hash32::sha256(preimage.as_bytes()) != hash {
+            return Err(Impossible("nothing is held for this preimage"));
+        }
+        invoice.preimage = preimage;
+        Ok(())
+    }
+
+    fn apply_cancel(&mut self, hash: Hash32) -> Result<(), Impossible> {
+        let invoice = self.invoices.get_mut(&hash).ok_or(Impossible("no such invoice"))?;
+        if invoice.state != InvoiceRowState::Open {
+            return Err(Impossible("only an open invoice can be ended"));
+        }
+        invoice.state = InvoiceRowState::Canceled;
+        let account = self.accounts.entry(invoice.payee).or_default();
+        account.open_invoices = account.open_invoices.saturating_sub(1);
         Ok(())
     }
 
@@ -337,6 +390,9 @@ impl Ledger {
     fn apply_settle(&mut self, key: &PaymentKey, at: UnixMs) -> Result<(), Impossible> {
         let index = self.settled + 1;
         let (row, invoice) = self.flying(key)?;
+        if Hash32::sha256(invoice.preimage.as_bytes()) != key.hash {
+            return Err(Impossible("nothing settles without its preimage"));
+        }
         row.state = PaymentRowState::Settled;
         invoice.state = InvoiceRowState::Settled { at, index };
         let (payee, amount, fee) = (invoice.payee, row.amount.as_u64(), row.fee.as_u64());
@@ -366,8 +422,12 @@ impl Ledger {
     pub(super) fn prune(&mut self, now: UnixMs) {
         let accounts = &mut self.accounts;
         self.invoices.retain(|_, row| {
-            let keep = row.state != InvoiceRowState::Open || row.expires_at.plus_ms(KEEP_MS) > now;
-            if !keep && let Some(account) = accounts.get_mut(&row.payee) {
+            let over = matches!(row.state, InvoiceRowState::Open | InvoiceRowState::Canceled);
+            let keep = !over || row.expires_at.plus_ms(KEEP_MS) > now;
+            if !keep
+                && row.state == InvoiceRowState::Open
+                && let Some(account) = accounts.get_mut(&row.payee)
+            {
                 account.open_invoices = account.open_invoices.saturating_sub(1);
             }
             keep
@@ -400,6 +460,7 @@ impl Ledger {
                     InvoiceRowState::Settled { index, .. } => {
                         self.settlements.insert((invoice.payee, index), hash);
                     }
+                    InvoiceRowState::Canceled => {}
                     InvoiceRowState::Open | InvoiceRowState::InFlight => {
                         self.accounts.entry(invoice.payee).or_default().open_invoices += 1;
                     }

@@ -14,12 +14,16 @@ use super::{AccountKey, Party};
 use crate::Network;
 use crate::checks::{payable, proven, refused};
 use crate::driver::{
-    Capabilities, Cursor, Custody, Description, Dispatch, Driver, Health, Idempotency, Invoice, InvoiceRequest,
-    InvoiceState, Kind, Pay, PayRequest, PreimageProof, Quote, Receive, Resolve, Settlement, WalletError,
+    Capabilities, Cursor, Custody, Description, Dispatch, Driver, Health, Hold, HoldRequest, Idempotency, Invoice,
+    InvoiceRequest, InvoiceState, Kind, Pay, PayRequest, Preimage, PreimageProof, Quote, Receive, Resolve, Settlement,
+    WalletError,
 };
 
 /// Between two tries to follow settlements, when the network cannot be reached.
 const FOLLOW_AGAIN_MS: u64 = 500;
+
+/// A block of the chain that this network does not have: what holds money for a number of them holds it for so long.
+const BLOCK_MS: i64 = 600_000;
 
 /// One account of the network. Cheap to clone.
 #[derive(Clone)]
@@ -35,7 +39,7 @@ impl From<CallError> for WalletError {
             CallError::Unsent(why) | CallError::Lost(why) => Self::Unreachable(why),
             CallError::Refused(problem) => match problem.code {
                 Code::Unauthorized | Code::Replayed => Self::Auth,
-                Code::BadRequest | Code::Conflict | Code::TooManyAccounts | Code::TooManyInvoices => {
+                Code::BadRequest | Code::Conflict | Code::NotHeld | Code::TooManyAccounts | Code::TooManyInvoices => {
                     Self::Refused(problem.detail)
                 }
                 Code::StaleBoot | Code::TooManyRequests | Code::Stopping => Self::Unreachable(problem.detail),
@@ -137,7 +141,7 @@ impl Driver for Wallet {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             receive: true,
-            hold: false,
+            hold: true,
             lookup_out: true,
             idempotency: Idempotency::ByHash,
             preimage: PreimageProof::Always,
@@ -186,6 +190,7 @@ impl Receive for Wallet {
         Box::pin(async move {
             Ok(match self.call(api::INVOICE, &api::HashAsk { hash }).await? {
                 api::InvoiceStateAnswer::Open => InvoiceState::Open,
+                api::InvoiceStateAnswer::Accepted => InvoiceState::Accepted,
                 api::InvoiceStateAnswer::Settled { amount, preimage, at } => {
                     InvoiceState::Settled { amount, preimage: Some(preimage), at }
                 }
@@ -214,6 +219,45 @@ impl Receive for Wallet {
             }
         });
         pages.flat_map(futures::stream::iter).boxed()
+    }
+}
+
+impl Hold for Wallet {
+    fn create_hold_invoice(&self, request: HoldRequest) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        Box::pin(async move {
+            let (memo, description_hash) = match request.description {
+                Description::Memo(memo) => (Some(memo), None),
+                Description::Hash(hash) => (None, Some(hash)),
+            };
+            let ask = api::HoldAsk {
+                hash: request.hash,
+                amount: request.amount,
+                memo,
+                description_hash,
+                expiry_s: request.expiry_s,
+                hold_ms: i64::from(request.cltv_expiry) * BLOCK_MS,
+            };
+            let api::InvoiceAnswer { bolt11, hash, expires_at, cursor } = self.call(api::HOLD, &ask).await?;
+            if hash != request.hash {
+                return Err(WalletError::Protocol("an invoice under another hash".to_owned()));
+            }
+            Ok(Invoice { bolt11, hash, expires_at, cursor })
+        })
+    }
+
+    fn settle_hold_invoice(&self, preimage: Preimage) -> BoxFuture<'_, Result<(), WalletError>> {
+        Box::pin(async move {
+            let ask = api::SettleAsk { preimage: Hash32::from_bytes(*preimage.expose()) };
+            let api::Nothing {} = self.call(api::SETTLE, &ask).await?;
+            Ok(())
+        })
+    }
+
+    fn cancel_invoice(&self, hash: Hash32) -> BoxFuture<'_, Result<(), WalletError>> {
+        Box::pin(async move {
+            let api::Nothing {} = self.call(api::CANCEL, &api::HashAsk { hash }).await?;
+            Ok(())
+        })
     }
 }
 

@@ -70,6 +70,8 @@ pub enum AgentCommand {
     /// Refuse an action that waits
     #[command(alias = "deny")]
     Refuse(AnswerArgs),
+    /// What it paid for and was not served, with the evidence; `verify FILE` checks somebody's evidence
+    Disputes(DisputesArgs),
     /// Remove it from this host
     Delete(DeleteArgs),
     /// Take sats out of its wallet: pays a Lightning invoice of yours
@@ -340,6 +342,39 @@ pub struct ApprovalsArgs {
     /// Show what they are about, opened with the owner key
     #[arg(long)]
     pub open: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct DisputesArgs {
+    #[command(subcommand)]
+    pub command: Option<DisputesCommand>,
+    /// Name or npub
+    #[arg(required = true)]
+    pub agent: Option<String>,
+    /// Show this one, opened with the owner key: its id, or a beginning of it that no other has
+    pub id: Option<String>,
+    /// Those that are over, too
+    #[arg(long)]
+    pub all: bool,
+    /// Write the evidence of this one into a new file, for whoever is to check it
+    #[arg(long, value_name = "FILE", requires = "id")]
+    pub out: Option<PathBuf>,
+    /// It was made good in another way: it is over
+    #[arg(long, requires = "id", conflicts_with_all = ["out", "close"])]
+    pub settled: bool,
+    /// Let it be: it is over
+    #[arg(long, requires = "id", conflicts_with = "out")]
+    pub close: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DisputesCommand {
+    /// Check a file of evidence: signatures, invoice and preimage. Asks nobody
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -11,8 +11,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
     AcceptArgs, AddressArgs, AgentCommand, AnswerArgs, ApprovalsArgs, CatchUpArg, ConfigArgs, CreateArgs, CustodyArg,
-    DeleteArgs, EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs, OverlapArg, PolicyArgs,
-    ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs, UnlockArgs, WithdrawArgs,
+    DeleteArgs, DisputesArgs, DisputesCommand, EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs,
+    OverlapArg, PolicyArgs, ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs, UnlockArgs,
+    WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,

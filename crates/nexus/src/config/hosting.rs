@@ -120,8 +120,7 @@ impl LndNode {
             )
         })?;
         let trust = self.trust(section).map_err(anyhow::Error::msg)?;
-        let config =
-            NodeConfig::new(&self.url, trust, &self.identity, network).with_context(|| section.to_owned())?;
+        let config = NodeConfig::new(&self.url, trust, &self.identity, network).with_context(|| section.to_owned())?;
         let macaroon = InvoiceMacaroon::read(&self.macaroon_file)
             .with_context(|| format!("{section}.macaroon_file: {}", self.macaroon_file.display()))?;
         Ok(LndReceive::new(config, macaroon, clock))

@@ -238,6 +238,8 @@ pub struct SellerConfig {
     pub price_per: PricePer,
     /// `before` the work, or `after` it (the result carries the invoice).
     pub payment: Payment,
+    /// Whether invoices before the work are hold invoices: money is taken with the result, and given back without one.
+    pub hold: bool,
     /// `required`, `accepted` or `unsupported`: whether requests come encrypted to the provider.
     pub encryption: Encryption,
     /// The node that it is paid at; without one an account on the development network.
@@ -265,6 +267,7 @@ impl Default for SellerConfig {
             price_msat: Msat::sats(10),
             price_per: PricePer::Request,
             payment: Payment::Before,
+            hold: true,
             encryption: Encryption::Accepted,
             lnd: None,
         }

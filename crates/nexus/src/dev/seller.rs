@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nexus_core::Clock;
-use nexus_lightning::Receive;
+use nexus_lightning::Hold;
 use nexus_provider::{BackendConfig, Endpoint, Network, Price, ProviderConfig, detect_ollama};
 
 use crate::config::{LndNode, PricePer, SellerConfig};
@@ -31,6 +31,7 @@ pub fn config(config: &SellerConfig, backend: BackendConfig, relays: Vec<String>
             PricePer::ThousandTokens => Price::Per1kTokens { msat: config.price_msat },
         },
         payment: config.payment,
+        hold: config.hold,
         encryption: config.encryption,
         network: config.lnd.as_ref().map_or(Network::Regtest, network),
         data_dir,
@@ -52,8 +53,8 @@ fn network(node: &LndNode) -> Network {
 pub fn till(
     config: &SellerConfig,
     clock: Arc<dyn Clock>,
-    development: impl FnOnce() -> anyhow::Result<Arc<dyn Receive>>,
-) -> anyhow::Result<Arc<dyn Receive>> {
+    development: impl FnOnce() -> anyhow::Result<Arc<dyn Hold>>,
+) -> anyhow::Result<Arc<dyn Hold>> {
     match &config.lnd {
         Some(node) => Ok(Arc::new(node.open("provider.lnd", clock)?)),
         None => development(),

@@ -45,6 +45,7 @@ pub async fn run(args: ProviderArgs, loaded: Loaded, output: Output) -> anyhow::
     let parts = ProviderParts {
         signer,
         pool: RelayPool::new(pool_config, clock.clone(), entropy.clone()),
+        hold: Some(wallet.clone()),
         wallet,
         backend: nexus_provider::backend(&parts_config)?,
         config: parts_config,

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use nexus_control::{Billing, ControlConfig, ControlParts, Metrics, Operators, Rate};
 use nexus_core::{Npub, WorkerId};
 use nexus_egress::Egress;
+use nexus_lightning::Hold;
 use nexus_lightning::devnet::{AccountKey, Devnet};
 use nexus_nostr::{PoolConfig, RelayPool};
 use nexus_provider::{BackendConfig, ProviderParts};
@@ -289,7 +290,9 @@ pub fn provider(
     async move {
         let wallet = wallet?;
         let backend = nexus_provider::backend(&config)?;
-        let parts = ProviderParts { signer, pool: pool.clone(), wallet, backend, config, clock, entropy, shutdown };
+        let hold: Option<Arc<dyn Hold>> = Some(wallet.clone());
+        let parts =
+            ProviderParts { signer, pool: pool.clone(), wallet, hold, backend, config, clock, entropy, shutdown };
         let ended = nexus_provider::run(parts).await;
         pool.shutdown().await;
         ended.context("running the provider")

@@ -111,8 +111,7 @@ impl Payee {
     /// Its profile, on its relay.
     pub fn announce(&self) {
         let content = json!({ "name": "payee", "lud16": self.address() }).to_string();
-        let options =
-            json!({ "relay": self.friend.relay, "sk": self.friend.sk, "to": self.friend.pk, "text": content, "kind": 0 });
+        let options = json!({ "relay": self.friend.relay, "sk": self.friend.sk, "to": self.friend.pk, "text": content, "kind": 0 });
         nostr("send", options).unwrap();
     }
 
@@ -127,7 +126,8 @@ impl Payee {
 
     /// How many of all the invoices that it ever gave were paid.
     pub fn paid(&self) -> usize {
-        let hashes: std::collections::BTreeSet<Hash32> = self.questions().into_iter().filter_map(|one| one.hash).collect();
+        let hashes: std::collections::BTreeSet<Hash32> =
+            self.questions().into_iter().filter_map(|one| one.hash).collect();
         with_wallet(&self.shared.network, async |wallet| {
             let mut paid = 0;
             for hash in hashes {
@@ -217,7 +217,11 @@ fn callback(shared: &Shared, service: Service, path: &str) -> Option<Value> {
     };
     let bill = nexus_lightning::decode_bolt11(&made).ok().map(|bill| bill.hash);
     let request = serde_json::from_str(&text).unwrap();
-    shared.questions.lock().unwrap().push(Question { request, hash: bill.filter(|_| service != Service::AnotherNetwork) });
+    shared
+        .questions
+        .lock()
+        .unwrap()
+        .push(Question { request, hash: bill.filter(|_| service != Service::AnotherNetwork) });
     match service {
         Service::Redirect | Service::Endless => None,
         Service::Refuses => Some(json!({ "status": "ERROR", "reason": "not today" })),

@@ -4,7 +4,7 @@ use nexus_core::Msat;
 use nexus_seal::Signer;
 use nostr::event::{Tag, UnsignedEvent};
 
-use super::{JobError, Request};
+use super::{HOLD, JobError, Request};
 use crate::event::{Head, tag};
 use crate::kinds;
 
@@ -60,6 +60,8 @@ pub struct Feedback {
     pub text: String,
     pub amount: Option<Msat>,
     pub bolt11: Option<String>,
+    /// The invoice is a hold invoice.
+    pub hold: bool,
     /// The piece, for [`Status::Partial`].
     pub content: String,
 }
@@ -72,7 +74,7 @@ impl std::fmt::Debug for Feedback {
 
 impl Feedback {
     pub fn new(status: Status) -> Self {
-        Self { status, text: String::new(), amount: None, bolt11: None, content: String::new() }
+        Self { status, text: String::new(), amount: None, bolt11: None, hold: false, content: String::new() }
     }
 
     pub fn payment_required(amount: Msat, bolt11: String) -> Self {
@@ -101,6 +103,11 @@ fn amount_tag(amount: Option<Msat>, bolt11: Option<&str>) -> Option<Tag> {
     })
 }
 
+/// A hold invoice is named as one, encrypted or not: whoever pays must know how long the payment may take.
+fn hold_tag(feedback: &Feedback) -> Option<Tag> {
+    feedback.hold.then(|| tag([HOLD]))
+}
+
 fn reference(head: Head, request: &Request) -> Vec<Tag> {
     vec![
         tag(["e", &request.id.to_string()]),
@@ -118,6 +125,7 @@ pub fn build_feedback(head: Head, request: &Request, feedback: &Feedback) -> Uns
         tag(["status", feedback.status.as_str(), &feedback.text])
     });
     tags.extend(amount_tag(feedback.amount, feedback.bolt11.as_deref()));
+    tags.extend(hold_tag(feedback));
     head.unsigned(kinds::JOB_FEEDBACK, tags, feedback.content.as_str())
 }
 
@@ -126,6 +134,7 @@ pub fn encrypt_feedback(head: Head, request: &Request, feedback: &Feedback, ciph
     let mut tags = reference(head, request);
     tags.push(tag(["status", feedback.status.as_str()]));
     tags.extend(amount_tag(feedback.amount, feedback.bolt11.as_deref()));
+    tags.extend(hold_tag(feedback));
     if !ciphertext.is_empty() {
         tags.push(tag(["encrypted"]));
     }

@@ -3,6 +3,10 @@
 //! The request's prompt and parameters are encrypted to the provider unless the owner's policy allows clear text.
 //! Amounts on the wire are millisats, whatever unit a tag claims.
 
+/// A tag of ours, in announcements (31990) and requests for payment (7000): the invoice is a hold invoice, whose money is
+/// taken with the result or given back.
+pub const HOLD: &str = "hold";
+
 mod feedback;
 mod request;
 mod update;

@@ -5,7 +5,7 @@ use nexus_seal::Signer;
 use nostr::event::{Event, Kind, Tag};
 use nostr::filter::Filter;
 
-use super::{Feedback, JobError, Quote, Readable, Status, read_amount};
+use super::{Feedback, HOLD, JobError, Quote, Readable, Status, read_amount};
 use crate::event::{self, EventError};
 use crate::kinds;
 use crate::sealed::Sealed;
@@ -139,6 +139,7 @@ fn read_rows(update: &Event, rows: &[&[String]], content: &str) -> Result<Update
             text: status.get(2).cloned().unwrap_or_default(),
             amount,
             bolt11,
+            hold: find(HOLD).is_some(),
             content: content.to_owned(),
         })
     };

@@ -97,7 +97,8 @@ fn nobody_is_paid_on_request() {
 fn the_owner_can_ask_for_a_zap_and_a_stranger_cannot() {
     let npub = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg";
     let text = format!("Zap {npub} 21 for the engine");
-    let zaps = |prompt: &Prompt| acts(prompt).into_iter().filter(|act| matches!(act, Action::Zap { .. })).collect::<Vec<_>>();
+    let zaps =
+        |prompt: &Prompt| acts(prompt).into_iter().filter(|act| matches!(act, Action::Zap { .. })).collect::<Vec<_>>();
     let expected = Action::Zap {
         to: npub.parse().unwrap(),
         event: None,
@@ -111,7 +112,9 @@ fn the_owner_can_ask_for_a_zap_and_a_stranger_cannot() {
     let mut trusted = prompt("dm", vec![message("m1", "dm", &text)]);
     trusted.memory = vec!["the moon is cheese".into()];
     assert_eq!(zaps(&trusted), [expected]);
-    for bad in ["zap", "zap somebody 21", &format!("zap {npub}"), &format!("zap {npub} many"), &format!("zapped {npub} 1")] {
+    for bad in
+        ["zap", "zap somebody 21", &format!("zap {npub}"), &format!("zap {npub} many"), &format!("zapped {npub} 1")]
+    {
         assert_eq!(zaps(&prompt("manual", vec![message("m1", "manual", bad)])), [], "{bad}");
     }
 }

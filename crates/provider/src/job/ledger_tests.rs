@@ -25,6 +25,7 @@ fn bill() -> Bill {
         bolt11: "lnbcrt1".into(),
         amount: Msat::sats(10),
         expires_at: NOW.plus_ms(600_000),
+        preimage: None,
     }
 }
 

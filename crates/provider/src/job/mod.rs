@@ -18,6 +18,10 @@ pub struct Bill {
     pub amount: Msat,
     #[serde(rename = "expires_at_ms")]
     pub expires_at: UnixMs,
+    /// Of a hold invoice, which its backend does not know: shown to it with the result, and the money is ours. A secret until
+    /// then; the file is its user's alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preimage: Option<Hash32>,
 }
 
 impl std::fmt::Debug for Bill {
@@ -37,11 +41,12 @@ pub enum Stage {
         bill: Bill,
         notice: Box<Event>,
     },
-    /// Paid, to be worked on.
+    /// Paid, or its money is held: to be worked on.
     Paid {
         bill: Bill,
     },
-    /// The result is signed, and perhaps published. `owed` is what the customer still has to pay for it.
+    /// The result is signed, and perhaps published. `owed` is what the customer still has to pay for it, or what is held and
+    /// to be taken.
     Delivered {
         owed: Option<Bill>,
     },
@@ -75,7 +80,7 @@ impl Stage {
     pub const fn may_become(&self, to: &Self) -> bool {
         match self {
             Self::Accepted | Self::Paid { .. } => {
-                matches!(to, Self::Delivered { .. } | Self::Closed { how: Closed::Failed })
+                matches!(to, Self::Delivered { .. } | Self::Closed { how: Closed::Failed | Closed::Expired })
             }
             Self::Invoiced { .. } => matches!(to, Self::Paid { .. } | Self::Closed { how: Closed::Expired }),
             Self::Delivered { .. } => matches!(to, Self::Published { .. } | Self::Closed { how: Closed::Unpaid }),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use nexus_core::Npub;
-use nexus_lightning::Receive;
+use nexus_lightning::{Hold, Receive};
 use nexus_nostr::relay_pool::{PoolConfig, RelayPool};
 use nexus_provider::{Backend, BackendError, Completion, Prompt, ProviderConfig, ProviderError, ProviderParts, run};
 use nexus_seal::Signer;
@@ -35,6 +35,7 @@ pub struct Seller {
     pub signer: Arc<TestSigner>,
     pub config: ProviderConfig,
     pub wallet: Arc<dyn Receive>,
+    pub hold: Option<Arc<dyn Hold>>,
     pub backend: Arc<dyn Backend>,
 }
 
@@ -54,7 +55,7 @@ impl Seller {
             limits: nexus_provider::Limits { partial_interval_ms: 200, ..nexus_provider::Limits::default() },
             ..ProviderConfig::default()
         };
-        Self { signer: Arc::new(TestSigner::new(1)), config, wallet, backend }
+        Self { signer: Arc::new(TestSigner::new(1)), config, wallet, hold: None, backend }
     }
 
     pub fn npub(&self) -> Npub {
@@ -67,6 +68,7 @@ impl Seller {
             signer: self.signer.clone(),
             pool: pool.clone(),
             wallet: Arc::clone(&self.wallet),
+            hold: self.hold.clone(),
             backend: Arc::clone(&self.backend),
             config: self.config.clone(),
             clock: Arc::new(TestClock::default()),

@@ -96,6 +96,7 @@ impl World {
                     created_at: now,
                     expires_at: now.plus_ms(expiry_ms),
                     state: InvoiceRowState::Open,
+                    hold_ms: None,
                 };
                 if let Ok((entries, _)) = invoice(&self.ledger, hash(number), row) {
                     self.post(entries);
@@ -223,6 +224,7 @@ fn invoices_of_one_account_are_bounded() {
             created_at: UnixMs(0),
             expires_at: UnixMs(1),
             state: InvoiceRowState::Open,
+            hold_ms: None,
         };
         last = invoice(&ledger, Hash32::sha256(preimage.as_bytes()), row).map(|(entries, _)| {
             entries.iter().for_each(|entry| ledger.apply(entry).unwrap());

@@ -5,6 +5,7 @@ mod approval;
 mod change;
 mod command;
 pub(super) mod create;
+mod dispute;
 mod events;
 pub(super) mod fund;
 mod hook;
@@ -21,7 +22,7 @@ mod unlock;
 
 use nexus_core::approval::Answer;
 
-use crate::cli::{AgentCommand, ExportFormat, Global};
+use crate::cli::{AgentCommand, DisputesArgs, DisputesCommand, ExportFormat, Global};
 use crate::command::not_yet;
 use crate::output::Output;
 use crate::session::Session;
@@ -29,6 +30,9 @@ use crate::session::Session;
 pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyhow::Result<()> {
     if let Some((name, instead)) = later(&command) {
         return not_yet(&format!("agent {name}"), instead);
+    }
+    if let AgentCommand::Disputes(DisputesArgs { command: Some(DisputesCommand::Verify { file }), .. }) = &command {
+        return dispute::verify(file, output);
     }
     let session = Session::open(global, output)?;
     match command {
@@ -51,6 +55,7 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Approvals(args) => approval::list(&session, &args).await,
         AgentCommand::Approve(args) => approval::answer(&session, &args, Answer::Approved).await,
         AgentCommand::Refuse(args) => approval::answer(&session, &args, Answer::Denied).await,
+        AgentCommand::Disputes(args) => dispute::run(&session, &args).await,
         AgentCommand::Delete(args) => run::delete(&session, &args).await,
         AgentCommand::Export(args) if args.format == ExportFormat::Pylon => pylon::export(&session, &args).await,
         AgentCommand::Export(args) => moving::export(&session, &args).await,
@@ -90,6 +95,7 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Approvals(_)
         | AgentCommand::Approve(_)
         | AgentCommand::Refuse(_)
+        | AgentCommand::Disputes(_)
         | AgentCommand::Delete(_)
         | AgentCommand::Withdraw(_)
         | AgentCommand::AcceptRollback(_)
