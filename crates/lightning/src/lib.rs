@@ -13,6 +13,7 @@ pub mod driver;
 pub mod lnd;
 pub mod lnurl;
 pub mod nwc;
+pub mod spark;
 pub mod storage;
 mod wire;
 
