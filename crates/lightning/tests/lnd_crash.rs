@@ -1,200 +1,47 @@
 //! SIGKILL of a paying process at each arrow of the payment state machine and at each distinct point of a dispatch, then
 //! at random: what the payee saw is what is recorded in the end, and nothing is paid twice.
 //!
-//! Without a test harness: started with a job in its environment, this program is the process that is killed. It keeps
-//! one payment in a file, each state on disk before what follows from it, and decides with the same functions that the
-//! worker does. `NEXUS_CRASH_ROUNDS` is the number of random kills (20).
+//! Without a test harness: started with a job in its environment, this program is the process that is killed
+//! (`crash_bench`). `NEXUS_CRASH_ROUNDS` is the number of random kills (20).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod crash_bench;
 mod lnd_bench;
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lnd_bench::{Whole, send_of};
-use nexus_core::payment::{Asker, Outcome, PaymentState, conclude};
-use nexus_core::{Clock, Hash32, MonoMs, Msat, UnixMs};
+use crash_bench::{Arrow, Book, Dice, Entry, Job, Process, Wallet};
+use lnd_bench::Whole;
+use nexus_core::payment::PaymentState;
+use nexus_core::{Clock, Hash32, Msat};
 use nexus_lightning::lnd::{LndPay, NodeConfig, PayerMacaroon, Trust};
-use nexus_lightning::{Dispatch, Invoice, InvoiceRequest, InvoiceState, Network, Pay, Receive, decode_bolt11};
+use nexus_lightning::{Invoice, InvoiceRequest, InvoiceState, Network, Pay, Receive};
 use nexus_testkit::TestClock;
 use nexus_testkit::lnd::{Course, FUNDS_MSAT, Node, Pair, Wire};
 use serde::{Deserialize, Serialize};
 
-const JOB: &str = "NEXUS_TEST_CRASH_JOB";
-
-/// What the paying process is told.
-#[derive(Serialize, Deserialize)]
-struct Job {
+/// How the paying process reaches its node.
+#[derive(Clone, Serialize, Deserialize)]
+struct AtNode {
     url: String,
     certificate: PathBuf,
     identity: String,
     macaroon: PathBuf,
-    book: PathBuf,
-    bolt11: String,
-    /// Where to stop and wait for death.
-    stop_at: Option<Arrow>,
-    /// How much later than now it is for this process.
-    later_ms: i64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Arrow {
-    Reserved,
-    Dispatched,
-    Answered,
-    Recorded,
-}
-
-/// A line of the book.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Entry {
-    state: PaymentState,
-    preimage: Option<Hash32>,
-    fee: Option<Msat>,
-}
-
-/// One payment's states, each durable before the next step.
-struct Book(PathBuf);
-
-impl Book {
-    /// Every whole line; one that a death cut short was never acted on.
-    fn read(&self) -> Vec<Entry> {
-        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
-        text.split_inclusive('\n').filter(|it| it.ends_with('\n')).map(|it| serde_json::from_str(it).unwrap()).collect()
-    }
-
-    fn state(&self) -> Option<PaymentState> {
-        self.read().last().map(|it| it.state)
-    }
-
-    fn write(&self, outcome: &Outcome, state: PaymentState) {
-        if self.state() == Some(state) {
-            return;
-        }
-        assert!(self.state().is_none_or(|from| from.may_become(state)), "{:?} to {state:?}", self.state());
-        let (preimage, fee) = match outcome {
-            Outcome::Settled { preimage, fee } => (*preimage, Some(*fee)),
-            Outcome::Failed { .. } | Outcome::Pending | Outcome::NotFound | Outcome::Unknown { .. } => (None, None),
-        };
-        let mut text = std::fs::read_to_string(&self.0).unwrap_or_default();
-        // What a death left of a line goes.
-        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
-        text.push_str(&serde_json::to_string(&Entry { state, preimage, fee }).unwrap());
-        text.push('\n');
-        let next = self.0.with_extension("next");
-        let mut file = std::fs::File::create(&next).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        file.sync_all().unwrap();
-        std::fs::rename(next, &self.0).unwrap();
-    }
-}
-
-/// The machine's clock, that much later.
-struct Later(TestClock, i64);
-
-impl Clock for Later {
-    fn now(&self) -> UnixMs {
-        self.0.now().plus_ms(self.1)
-    }
-
-    fn mono(&self) -> MonoMs {
-        self.0.mono()
-    }
-}
-
-impl Job {
-    /// Waits for death, if this is where it comes.
-    async fn pass(&self, arrow: Arrow) {
-        if self.stop_at == Some(arrow) {
-            println!("here");
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Takes the payment as far as it goes: the whole way, or from where the book says that another process left it.
-    async fn run(&self) {
-        let clock = Arc::new(Later(TestClock::default(), self.later_ms));
+impl Wallet for AtNode {
+    async fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Pay> {
         let trust = Trust::File(self.certificate.clone());
         let mut node = NodeConfig::new(&self.url, trust, &self.identity, Network::Regtest).unwrap();
         node.patience.settle_ms = 200;
-        let payer = LndPay::new(node, PayerMacaroon::read(&self.macaroon).unwrap(), clock.clone());
-        let book = Book(self.book.clone());
-        let invoice = decode_bolt11(&self.bolt11).unwrap();
-        let send = || send_of(&self.bolt11, "the payment", &*clock);
-        let none = Outcome::Pending;
-        if book.state().is_none() {
-            book.write(&none, PaymentState::Reserved);
-            self.pass(Arrow::Reserved).await;
-        }
-        let mut asker = Asker::Heir;
-        if book.state() == Some(PaymentState::Reserved) {
-            book.write(&none, PaymentState::Dispatched);
-            self.pass(Arrow::Dispatched).await;
-            let outcome = payer.dispatch(send()).await;
-            self.pass(Arrow::Answered).await;
-            asker = if matches!(outcome, Outcome::Unknown { .. }) { Asker::Unsure } else { Asker::Dispatcher };
-            if let Some(state) = conclude(&outcome, asker, invoice.expires_at, clock.now()) {
-                book.write(&outcome, state);
-            }
-            self.pass(Arrow::Recorded).await;
-        }
-        for _ in 0..400 {
-            if !book.state().is_some_and(PaymentState::unresolved) {
-                return;
-            }
-            let mut said = payer.resolve(send().resolve(invoice.hash)).await;
-            if said == Outcome::NotFound && asker == Asker::Heir && clock.now() < invoice.expires_at {
-                let again: Dispatch = send();
-                said = payer.dispatch(again).await;
-            }
-            match conclude(&said, asker, invoice.expires_at, clock.now()) {
-                Some(state) => book.write(&said, state),
-                // An heir's patience: money stays held.
-                None if asker == Asker::Heir => return,
-                None => {}
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        Arc::new(LndPay::new(node, PayerMacaroon::read(&self.macaroon).unwrap(), clock))
     }
 }
 
-/// The paying process. Killed, at the latest, with whatever holds it.
-struct Process(Child);
-
-impl Process {
-    fn start(job: &Job, dir: &Path) -> Self {
-        let path = dir.join("job.json");
-        std::fs::write(&path, serde_json::to_string(job).unwrap()).unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        Self(command.env(JOB, path).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    fn wait_until_there(&mut self) {
-        let mut line = String::new();
-        BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "here\n", "the process ended before it was killed");
-    }
-
-    /// `STOP` or `CONT`.
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([format!("-{name}"), self.0.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    async fn end(mut self) {
-        let status = tokio::task::spawn_blocking(move || self.0.wait().unwrap()).await.unwrap();
-        assert!(status.success(), "{status}");
-    }
-}
+type LndJob = Job<AtNode>;
 
 struct Scene {
     pair: Pair,
@@ -218,26 +65,23 @@ impl Scene {
         Self { pair, payee, dir: tempfile::tempdir().unwrap(), invoice }
     }
 
-    fn job(&self) -> Job {
+    fn job(&self) -> LndJob {
         let node = &self.pair.payer;
-        Job {
+        let at_node = AtNode {
             url: node.url(),
             certificate: node.certificate_file(),
             identity: node.identity(),
             macaroon: node.payer_macaroon_file(),
-            book: self.dir.path().join("book"),
-            bolt11: self.invoice.bolt11.clone(),
-            stop_at: None,
-            later_ms: 0,
-        }
+        };
+        Job::new(at_node, self.dir.path().join("book"), &self.invoice.bolt11)
     }
 
-    fn start(&self, job: &Job) -> Process {
+    fn start(&self, job: &LndJob) -> Process {
         Process::start(job, self.dir.path())
     }
 
     fn last(&self) -> Entry {
-        Book(self.dir.path().join("book")).read().last().unwrap().clone()
+        Book(self.dir.path().join("book")).last().unwrap()
     }
 
     async fn paid(&self) -> bool {
@@ -259,7 +103,7 @@ impl Scene {
 
 /// Killed between what is recorded and what is done.
 async fn at_each_arrow() {
-    for arrow in [Arrow::Reserved, Arrow::Dispatched, Arrow::Answered, Arrow::Recorded] {
+    for arrow in Arrow::ALL {
         for course in [Course::Plain, Course::SettlesAfter { ms: 500 }] {
             for restart in [false, true] {
                 let scene = Scene::new().await;
@@ -348,13 +192,8 @@ async fn a_failure_is_believed_late() {
 
 /// Killed whenever it happens, up to three times in a row.
 async fn at_random(rounds: u64) {
-    let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut throw = |sides: u64| {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        dice % sides
-    };
+    let mut dice = Dice::default();
+    let mut throw = |sides| dice.throw(sides);
     for round in 0..rounds {
         let scene = Scene::new().await;
         let course = if throw(2) == 0 { Course::Plain } else { Course::SettlesAfter { ms: throw(200) } };
@@ -372,13 +211,11 @@ async fn at_random(rounds: u64) {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    if let Some(path) = std::env::var_os(JOB) {
-        let job: Job = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        return runtime.block_on(job.run());
+    if crash_bench::perform::<AtNode>() {
+        return;
     }
-    let rounds = std::env::var("NEXUS_CRASH_ROUNDS").map_or(20, |it| it.parse().unwrap());
-    runtime.block_on(async {
+    let rounds = crash_bench::rounds(20);
+    crash_bench::runtime().block_on(async {
         at_each_arrow().await;
         println!("at_each_arrow ... ok");
         at_each_point_of_a_dispatch().await;

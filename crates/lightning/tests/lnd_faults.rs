@@ -4,12 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod lnd_bench;
+mod lnd_send;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use lnd_bench::{Whole, send_of};
+use lnd_bench::Whole;
+use lnd_send::send_of;
 use nexus_core::payment::{FailureClass, Outcome};
 use nexus_core::{Clock, Hash32, MonoMs, Msat, UnixMs};
 use nexus_lightning::lnd::{NodeConfig, Trust};

@@ -24,6 +24,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod lnd_bench;
+mod lnd_send;
 mod lnd_stories;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use nexus_core::payment::Outcome;
-use nexus_core::{Clock, Hash32, Msat};
+use nexus_core::{Clock, Hash32};
 use nexus_lightning::lnd::{InvoiceMacaroon, LndPay, LndReceive, NodeConfig, PayerMacaroon};
 use nexus_lightning::{
     Capabilities, Cursor, Dispatch, Driver, Health, Invoice, InvoiceRequest, InvoiceState, Kind, Pay, PayRequest,
@@ -70,19 +70,5 @@ impl Pay for Whole {
 
     fn resolve(&self, question: Resolve) -> BoxFuture<'_, Outcome> {
         self.pay.resolve(question)
-    }
-}
-
-/// A send of an invoice, in time.
-pub fn send_of(bolt11: &str, payment_id: &str, clock: &dyn Clock) -> Dispatch {
-    Dispatch {
-        payment_id: payment_id.to_owned(),
-        attempt: 1,
-        key: "key".to_owned(),
-        bolt11: bolt11.to_owned(),
-        amount: None,
-        max_fee: Msat::sats(10),
-        deadline: clock.mono().plus_ms(60_000),
-        handle: None,
     }
 }

@@ -10,7 +10,8 @@ use nexus_lightning::{
     Settlement, WalletError,
 };
 
-use super::lnd_bench::{Whole, send_of};
+use super::lnd_bench::Whole;
+use super::lnd_send::send_of;
 
 fn fresh(clock: &dyn Clock, salt: &str) -> Preimage {
     Preimage::from_bytes(*Hash32::sha256(format!("{:?} {salt}", clock.now()).as_bytes()).as_bytes())
