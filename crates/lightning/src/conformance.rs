@@ -197,19 +197,48 @@ pub async fn repeats_alike(bench: &dyn Bench) {
     case.assert_paid_once(&outcome).await;
 }
 
-/// Many identical sends at once are one payment.
+/// Many identical sends at once are one payment, through one handle and through several.
 pub async fn at_once_is_once(bench: &dyn Bench) {
     let case = Case::new(bench).await;
     if case.payer.capabilities().idempotency == Idempotency::None {
         return;
     }
-    let outcomes = futures::future::join_all((0..8).map(|_| case.dispatch())).await;
+    let others = [bench.payer().await, bench.payer().await];
+    let sends = (0..8).map(|at| others.get(at).unwrap_or(&case.payer).dispatch(case.in_time()));
+    let outcomes = futures::future::join_all(sends).await;
     for outcome in outcomes {
         assert!(
             matches!(outcome, Outcome::Settled { .. } | Outcome::Unknown { .. } | Outcome::Pending),
             "one of several identical sends claims {outcome:?}"
         );
     }
+    case.assert_paid_once(&case.certain().await).await;
+}
+
+/// An attempt after one that paid, or that is in flight, pays nothing more, whoever asks for it.
+pub async fn a_later_attempt_pays_nothing_more(bench: &dyn Bench) {
+    let mut case = Case::new(bench).await;
+    if case.payer.capabilities().idempotency == Idempotency::None {
+        return;
+    }
+    let outcome = case.dispatch().await;
+    for restart in [false, true] {
+        if restart {
+            bench.restart().await;
+            (case.payer, case.payee) = (bench.payer().await, bench.payee().await);
+        }
+        let later = case.payer.dispatch(Dispatch { attempt: 2, ..case.in_time() }).await;
+        assert!(!matches!(later, Outcome::Failed { .. } | Outcome::NotFound), "{later:?} after it was paid");
+        case.assert_paid_once(&outcome).await;
+    }
+    let case = Case::new(bench).await;
+    if !bench.script(Next::Stuck).await {
+        return;
+    }
+    assert_eq!(case.dispatch().await, Outcome::Pending);
+    let later = case.payer.dispatch(Dispatch { attempt: 2, ..case.in_time() }).await;
+    assert!(!matches!(later, Outcome::Settled { .. } | Outcome::Failed { .. }), "{later:?} while it is in flight");
+    bench.land(case.invoice.hash, true).await;
     case.assert_paid_once(&case.certain().await).await;
 }
 
@@ -466,6 +495,7 @@ macro_rules! each_conformance_test {
             settles_once
             repeats_alike
             at_once_is_once
+            a_later_attempt_pays_nothing_more
             anothers_success_is_not_mine
             lost_then_settled
             lost_then_failed
