@@ -2,7 +2,7 @@
 
 Started by Nexus (`lightning/src/spark`), which writes this file into its private directory; needs the package
 `breez-sdk-spark`. One process serves many wallets. Mnemonics come over stdin and stay in this process's memory: never in
-arguments, the environment, files, replies or what is written to stderr. It ends when stdin does.
+arguments, the environment, files, replies or what is written to stderr. It ends when stdin does, and what it is sending then.
 
 A reply's error has `data.class`:
   refused       not acceptable; nothing was sent
@@ -28,6 +28,8 @@ MAX_LINE_BYTES = 256 * 1024
 MAX_TASKS = 256
 MAX_WALLETS = 1000
 MAX_MESSAGE_CHARS = 300
+# How long a send that has begun may go on after stdin ended.
+ENDING_MS = 30_000
 # Pages of a look through received payments, each of so many.
 PAGE, MAX_PAGES = 100, 50
 
@@ -378,13 +380,23 @@ class Sidecar:
             try:
                 line = await lines.readuntil(b"\n")
             except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                # Nobody is there, or not who should be. Nothing waits for what is under way: as after a kill.
-                os._exit(0)
+                # Nobody is there, or not who should be.
+                await self.end()
             if len(self.tasks) >= MAX_TASKS:
                 await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.get_running_loop().create_task(self.answer(line))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+
+
+    async def end(self):
+        """Sends nothing more. What was told to the operators already is told to the provider too: else the money would be
+        locked for days."""
+        self.guard.deadlines.clear()
+        until = mono_ms() + ENDING_MS
+        while self.guard.passed and mono_ms() < until:
+            await asyncio.sleep(0.02)
+        os._exit(0)
 
 
 def metadata_version():

@@ -41,7 +41,9 @@ impl ApiKey {
     /// Printable and at most [`MAX_API_KEY_BYTES`]; white space around it is left out.
     pub fn new(text: Zeroizing<String>) -> Option<Self> {
         let key = text.trim();
-        let fits = !key.is_empty() && key.len() <= MAX_API_KEY_BYTES && key.bytes().all(|it| it.is_ascii_graphic());
+        let fits = !key.is_empty()
+            && key.len() <= MAX_API_KEY_BYTES
+            && key.bytes().all(|it| it.is_ascii_graphic() && it != b'"' && it != b'\\');
         fits.then(|| Self(Zeroizing::new(key.to_owned())))
     }
 

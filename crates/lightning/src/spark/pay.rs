@@ -151,7 +151,11 @@ impl SparkWallet {
 
     /// What Spark knows of a send, in step with the operators; `NotFound` is theirs too.
     async fn known(&self, payment_id: &str, hash: Hash32, attempt: u32, amount: Option<Msat>) -> Outcome {
-        let ask = json!({ "key": record::key(payment_id, hash, attempt) });
+        let identity = match self.identity().await {
+            Ok(identity) => identity,
+            Err(error) => return unsure(error),
+        };
+        let ask = json!({ "key": record::key(identity, payment_id, hash, attempt) });
         let told: Result<Option<Told>, _> = self.ask("payment", ask, None).await;
         match told {
             Ok(Some(told)) => told.outcome(hash, amount, self.inner.sidecar.clock().now()),
@@ -187,10 +191,16 @@ impl SparkWallet {
         }
     }
 
-    /// Puts the send on record, before anything of it leaves. An error is the answer to it.
-    async fn begin(&self, payable: &Payable, send: &Dispatch) -> Result<(), Outcome> {
+    /// Puts the send on record, before anything of it leaves, and gives its key. An error is the answer to it.
+    async fn begin(&self, payable: &Payable, send: &Dispatch) -> Result<String, Outcome> {
         let hash = payable.invoice.hash;
         let identity = self.identity().await.map_err(unsure)?;
+        self.claim(identity, payable, send).await?;
+        Ok(record::key(identity, &send.payment_id, hash, send.attempt))
+    }
+
+    async fn claim(&self, identity: &str, payable: &Payable, send: &Dispatch) -> Result<(), Outcome> {
+        let hash = payable.invoice.hash;
         let lock = self.inner.sidecar.lock(identity, hash);
         let _alone = lock.lock().await;
         let next = Sent {
@@ -258,11 +268,12 @@ impl SparkWallet {
         if payable.invoice.expired(clock.now()) || clock.mono() >= send.deadline {
             return self.refuse_late(hash, &send).await;
         }
-        if let Err(outcome) = self.begin(&payable, &send).await {
-            return outcome;
-        }
+        let key = match self.begin(&payable, &send).await {
+            Ok(key) => key,
+            Err(outcome) => return outcome,
+        };
         let mut ask = json!({
-            "key": record::key(&send.payment_id, hash, send.attempt),
+            "key": key,
             "bolt11": without_scheme(&send.bolt11),
             "at_most_sats": payable.sats(),
             "max_fee_sats": send.max_fee.as_u64().saturating_sub(payable.rounding_msat()) / 1_000,

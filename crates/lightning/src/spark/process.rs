@@ -26,12 +26,12 @@ pub(super) const PROTOCOL: u64 = 1;
 const MAX_LINE_BYTES: usize = 256 * 1024;
 /// Requests that the process works on at once.
 const MAX_IN_FLIGHT: usize = 200;
-/// Between a death and the next start: doubled each time, from the first to the last.
+/// Between a death and the next start: the first, and doubled up to the last while none answers anything.
 const AGAIN_MS: (u64, u64) = (100, 30_000);
-/// A process that lived so long died of something else than its start.
-const SOUND_MS: u64 = 60_000;
 /// What is kept of the lines on stderr: their length, and how many of one process.
 const MAX_STDERR: (u64, u32) = (1_024, 100);
+/// For a process to end that nobody needs: longer than it goes on with a send (`ENDING_MS` of `spark.py`).
+const LEAVE_MS: u64 = 40_000;
 /// Between two looks whether the process hangs.
 const LOOK_MS: u64 = 1_000;
 
@@ -48,21 +48,25 @@ pub(super) async fn run(
             continue;
         }
         tokio::time::sleep(Duration::from_millis(again_ms)).await;
-        let born = clock.mono();
+        let mut sound = false;
         match Process::start(&config, &*clock).await {
             Ok(mut process) => {
                 pid.store(process.child.id().unwrap_or(0), Ordering::Relaxed);
-                let why = process.serve(ask, &mut queue, &config, &*clock).await;
-                pid.store(0, Ordering::Relaxed);
-                process.end(why).await;
+                match process.serve(ask, &mut queue, &config, &*clock).await {
+                    End::Broken(why) => {
+                        pid.store(0, Ordering::Relaxed);
+                        sound = process.answered;
+                        process.end(why).await;
+                    }
+                    End::Unused => return process.leave().await,
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the Spark sidecar does not start");
                 drop(ask.reply.send(Err(CallError::Wallet(error))));
             }
         }
-        let lived_ms = clock.mono().since(born);
-        again_ms = if lived_ms >= SOUND_MS { AGAIN_MS.0 } else { (again_ms * 2).clamp(AGAIN_MS.0, AGAIN_MS.1) };
+        again_ms = if sound { AGAIN_MS.0 } else { (again_ms * 2).clamp(AGAIN_MS.0, AGAIN_MS.1) };
     }
 }
 
@@ -73,6 +77,13 @@ struct Asked {
     at: MonoMs,
 }
 
+/// Why a process is not spoken to any more.
+enum End {
+    Broken(String),
+    /// Nobody is left who could ask.
+    Unused,
+}
+
 struct Process {
     child: Child,
     stdin: ChildStdin,
@@ -81,6 +92,8 @@ struct Process {
     line: Vec<u8>,
     waiting: HashMap<u64, Asked>,
     next: u64,
+    /// Anything, since it was greeted.
+    answered: bool,
     /// Add to a time of our clock: never later than the same moment of the process's.
     offset_ms: i64,
 }
@@ -94,9 +107,8 @@ impl Process {
         let place = config.clone();
         let script = tokio::task::spawn_blocking(move || prepare(&place)).await;
         let script = script.map_err(|_| unreachable("the sidecar's program cannot be written"))?;
-        let script = script.map_err(|error| {
-            unreachable(format!("cannot prepare {}: {error}", config.storage_dir.display()))
-        })?;
+        let script =
+            script.map_err(|error| unreachable(format!("cannot prepare {}: {error}", config.storage_dir.display())))?;
         let mut command = Command::new(&config.python);
         // Isolated: no module of the directory, of the user or of the environment; what it is told comes over stdin.
         command.args(["-I", "-B"]).arg(script).env_clear().current_dir(&config.storage_dir);
@@ -106,16 +118,17 @@ impl Process {
             }
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| {
-            unreachable(format!("cannot start {}: {error}", config.python.display()))
-        })?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| unreachable(format!("cannot start {}: {error}", config.python.display())))?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(unreachable("the sidecar has no pipes"));
         };
         tokio::spawn(listen(stderr, config.api_key.as_ref().map(|it| Zeroizing::new(it.expose().to_owned()))));
         let (lines, line) = (BufReader::new(stdout), Vec::new());
-        let mut process = Self { child, stdin, lines, line, waiting: HashMap::new(), next: 1, offset_ms: 0 };
+        let mut process =
+            Self { child, stdin, lines, line, waiting: HashMap::new(), next: 1, answered: false, offset_ms: 0 };
         let greeting = process.greet(config, clock);
         match tokio::time::timeout(Duration::from_millis(config.timeout_ms), greeting).await {
             Ok(greeted) => greeted?,
@@ -170,7 +183,11 @@ impl Process {
         let mut line = Zeroizing::new(ask.to_string());
         if let Some((name, secret)) = &secret {
             // Both kinds of secrets are plain words and base64: nothing in them needs an escape in JSON.
-            line = Zeroizing::new(line.replacen(&format!("\"{name}\":null"), &format!("\"{name}\":\"{}\"", secret.as_str()), 1));
+            line = Zeroizing::new(line.replacen(
+                &format!("\"{name}\":null"),
+                &format!("\"{name}\":\"{}\"", secret.as_str()),
+                1,
+            ));
         }
         if line.len() >= MAX_LINE_BYTES {
             return Err(WalletError::Refused("a request that is too long".to_owned()));
@@ -209,10 +226,10 @@ impl Process {
         queue: &mut mpsc::Receiver<Ask>,
         config: &SidecarConfig,
         clock: &dyn Clock,
-    ) -> String {
+    ) -> End {
         let patience_ms = 2 * config.timeout_ms.saturating_add(u64::from(config.settle_s) * 1_000);
         if let Err(why) = self.take(first, clock).await {
-            return why;
+            return End::Broken(why);
         }
         loop {
             if self.waiting.len() >= MAX_IN_FLIGHT {
@@ -224,26 +241,27 @@ impl Process {
                 line = self.read() => match line {
                     Ok(Some(line)) => match read_reply(&line) {
                         Some((id, said)) => {
+                            self.answered = true;
                             if let Some(asked) = self.waiting.remove(&id) {
                                 drop(asked.reply.send(said));
                             }
                         }
-                        None => return "the sidecar answered something unreadable".to_owned(),
+                        None => return End::Broken("the sidecar answered something unreadable".to_owned()),
                     },
-                    Ok(None) => return "the sidecar ended".to_owned(),
-                    Err(error) => return error.to_string(),
+                    Ok(None) => return End::Broken("the sidecar ended".to_owned()),
+                    Err(error) => return End::Broken(error.to_string()),
                 },
                 ask = queue.recv(), if room => match ask {
                     Some(ask) => if let Err(why) = self.take(ask, clock).await {
-                        return why;
+                        return End::Broken(why);
                     },
-                    None => return "nobody asks any more".to_owned(),
+                    None => return End::Unused,
                 },
                 () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
             }
             let now = clock.mono();
             if self.waiting.values().any(|asked| now.since(asked.at) > patience_ms) {
-                return "the sidecar hung".to_owned();
+                return End::Broken("the sidecar hung".to_owned());
             }
         }
     }
@@ -284,6 +302,17 @@ impl Process {
                 drop(reply.send(Err(CallError::Lost("the sidecar does not read".to_owned()))));
                 Err("the sidecar does not read".to_owned())
             }
+        }
+    }
+
+    /// Lets it end by itself, with what it is sending; killed if it does not.
+    async fn leave(self) {
+        let Self { mut child, stdin, .. } = self;
+        drop(stdin);
+        match tokio::time::timeout(Duration::from_millis(LEAVE_MS), child.wait()).await {
+            Ok(Ok(status)) => tracing::debug!(%status, "the Spark sidecar left"),
+            Ok(Err(error)) => tracing::warn!(%error, "the Spark sidecar is lost"),
+            Err(_) => tracing::warn!("the Spark sidecar did not leave, and is killed"),
         }
     }
 

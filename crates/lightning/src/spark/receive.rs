@@ -133,7 +133,8 @@ impl SparkWallet {
         let _alone = lock.lock().await;
         let storage = &*self.inner.storage;
         let Some(mut made) = self.made(hash).await?.filter(|it| it.came.is_none()) else { return Ok(()) };
-        let amount = sats(told.amount_sats).ok_or_else(|| WalletError::Protocol("an amount beyond reason".to_owned()))?;
+        let amount =
+            sats(told.amount_sats).ok_or_else(|| WalletError::Protocol("an amount beyond reason".to_owned()))?;
         let at = UnixMs::from_secs(told.at_s).max(made.made_at);
         let preimage = told.preimage.filter(|it| Hash32::sha256(it.as_bytes()) == hash);
         made.came = Some(Came { amount, preimage, at });

@@ -56,13 +56,13 @@ pub(super) struct Came {
     pub at: UnixMs,
 }
 
-/// The idempotency key of a send: a UUID (RFC 9562, version 5 under the OID namespace, as the SDK makes its own) of what
-/// it is for. The same wherever it is made again.
-pub(super) fn key(payment_id: &str, hash: Hash32, attempt: u32) -> String {
+/// The idempotency key of a send: a UUID (RFC 9562, version 5 under the OID namespace, as the SDK makes its own) of whose
+/// it is and what for. The same wherever it is made again.
+pub(super) fn key(identity: &str, payment_id: &str, hash: Hash32, attempt: u32) -> String {
     const OID: [u8; 16] =
         [0x6b, 0xa7, 0xb8, 0x12, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8];
     // Through SHA-256: nobody who makes invoices can make two names of the same SHA-1.
-    let name = Hash32::sha256(format!("nexus spark payment\n{hash}\n{attempt}\n{payment_id}").as_bytes());
+    let name = Hash32::sha256(format!("nexus spark payment\n{identity}\n{hash}\n{attempt}\n{payment_id}").as_bytes());
     let digest = sha1::Hash::hash(&[OID.as_slice(), name.as_bytes()].concat()).to_byte_array();
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);

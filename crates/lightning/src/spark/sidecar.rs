@@ -159,18 +159,21 @@ pub(super) fn read_reply(line: &[u8]) -> Option<(u64, Result<Value, CallError>)>
     let class = error.pointer("/data/class").and_then(Value::as_str).unwrap_or_default();
     let why = error.get("message").and_then(Value::as_str).unwrap_or_default();
     let why: String = why.chars().filter(|it| !it.is_control()).take(300).collect();
-    Some((id, Err(match class {
-        "late" => CallError::Late,
-        "closed" => CallError::Closed,
-        "no_funds" => CallError::NoFunds,
-        "fee_too_high" => CallError::FeeTooHigh,
-        "refused" => CallError::Wallet(WalletError::Refused(why)),
-        "auth" => CallError::Wallet(WalletError::Auth),
-        "unreachable" => CallError::Wallet(WalletError::Unreachable(why)),
-        "protocol" => CallError::Wallet(WalletError::Protocol(why)),
-        // `unknown`, and whatever a later sidecar says.
-        _ => CallError::Lost(why),
-    })))
+    Some((
+        id,
+        Err(match class {
+            "late" => CallError::Late,
+            "closed" => CallError::Closed,
+            "no_funds" => CallError::NoFunds,
+            "fee_too_high" => CallError::FeeTooHigh,
+            "refused" => CallError::Wallet(WalletError::Refused(why)),
+            "auth" => CallError::Wallet(WalletError::Auth),
+            "unreachable" => CallError::Wallet(WalletError::Unreachable(why)),
+            "protocol" => CallError::Wallet(WalletError::Protocol(why)),
+            // `unknown`, and whatever a later sidecar says.
+            _ => CallError::Lost(why),
+        }),
+    ))
 }
 
 /// What the process is told first.

@@ -13,9 +13,7 @@ use zeroize::Zeroizing;
 use super::config::WalletWords;
 use super::record::{self, WALLET};
 use super::sidecar::{CallError, Sidecar};
-use crate::driver::{
-    Capabilities, Custody, Driver, Health, Idempotency, Kind, PreimageProof, WalletError,
-};
+use crate::driver::{Capabilities, Custody, Driver, Health, Idempotency, Kind, PreimageProof, WalletError};
 use crate::storage::{StorageError, WalletStorage};
 
 /// A Spark wallet. Cheap to clone.
