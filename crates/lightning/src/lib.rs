@@ -5,6 +5,7 @@
 //! the state of a hash. What is not certain is [`Outcome::Unknown`](nexus_core::payment::Outcome::Unknown), never failed.
 
 pub mod bolt11;
+pub mod cashu;
 mod checks;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

@@ -20,7 +20,7 @@ const CONNECT_MS: u64 = 2_000;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum NoAnswer {
+pub enum NoAnswer {
     /// The deadline passed; no byte left.
     Late,
     /// No byte left.

@@ -3,6 +3,7 @@
 pub mod fuzz;
 #[cfg(feature = "lnd")]
 pub mod lnd;
+pub mod mint;
 pub mod nats;
 pub mod postgres;
 pub mod proxy;

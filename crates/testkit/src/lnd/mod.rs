@@ -90,6 +90,8 @@ struct State {
     guise: Guise,
     payer_macaroon: String,
     invoice_macaroon: String,
+    /// For a mint, which both pays and is paid.
+    admin_macaroon: String,
     /// Method and path of each request that reached the wire, and of each that the node heard.
     arrived: Vec<String>,
     heard: Vec<String>,
@@ -150,6 +152,7 @@ impl Pair {
                 guise: Guise::default(),
                 payer_macaroon: secret("the payer's macaroon of"),
                 invoice_macaroon: secret("the invoice macaroon of"),
+                admin_macaroon: secret("the macaroon of everything of"),
                 arrived: Vec::new(),
                 heard: Vec::new(),
             };
@@ -258,6 +261,11 @@ impl Node {
         self.dir.path().join("invoice.macaroon.hex")
     }
 
+    /// In hex; may do everything.
+    pub fn admin_macaroon(&self) -> String {
+        self.shared.lock().admin_macaroon.clone()
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -294,6 +302,7 @@ impl Node {
         let mut state = self.shared.lock();
         state.payer_macaroon = "00".repeat(40);
         state.invoice_macaroon = "11".repeat(40);
+        state.admin_macaroon = "22".repeat(40);
     }
 
     pub fn rule(&self, path: &'static str, course: Course, wire: Wire) {
