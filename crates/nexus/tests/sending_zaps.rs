@@ -99,11 +99,13 @@ impl World {
         );
         let twice = "SELECT COUNT(*) FROM (SELECT step FROM payment WHERE state = 'settled' GROUP BY npub, step HAVING COUNT(*) > 1)";
         assert_eq!(self.one::<i64>(twice), 0, "{point}: twice");
-        let settled: i64 = self.one(
-            "SELECT CAST(COALESCE(SUM(amount_msat + fee_msat), 0) AS INTEGER) FROM payment WHERE state = 'settled'",
-        );
-        let counted: i64 =
-            self.one("SELECT CAST(COALESCE(SUM(settled_msat), 0) AS INTEGER) FROM budget WHERE win LIKE 'day:%'");
+        let hers = format!("lower(hex(npub)) = '{}'", hex_of(&self.npub));
+        let settled: i64 = self.one(&format!(
+            "SELECT CAST(COALESCE(SUM(amount_msat + fee_msat), 0) AS INTEGER) FROM payment WHERE state = 'settled' AND {hers}",
+        ));
+        let counted: i64 = self.one(&format!(
+            "SELECT CAST(COALESCE(SUM(settled_msat), 0) AS INTEGER) FROM budget WHERE win LIKE 'day:%' AND {hers}"
+        ));
         assert_eq!(settled, counted, "{point}: payments and budget");
         let balance = || self.place.ok(&["agent", "balance", "ada"])["balance_sats"].as_i64().unwrap();
         let agrees = eventually(15, || (balance() == 10_000 - settled / 1_000).then_some(()));
@@ -155,8 +157,7 @@ fn an_agent_zaps_another_whose_receipt_wakes_it() {
 fn whom_the_policy_does_not_name_is_refused_and_what_asks_is_approved() {
     let (world, host) = World::new(&json!({}));
     let place = &world.place;
-    let network = host.ready["devnet"].as_str().unwrap().to_owned();
-    let (ada, eve) = (Payee::new(&place.relay(), &network), Payee::new(&place.relay(), &network));
+    let (ada, eve) = (Payee::new(&place.relay(), &place.devnet), Payee::new(&place.relay(), &place.devnet));
     world.policy(&json!({ "payees": [ada.friend.npub] }));
     assert_eq!(world.zap(&host, &eve.friend.npub, 5), "refused: its recipient is not among the policy's payees");
 
@@ -200,7 +201,7 @@ fn whom_the_policy_does_not_name_is_refused_and_what_asks_is_approved() {
 #[test]
 fn a_hostile_service_gets_nothing_that_was_not_asked_for() {
     let (world, host) = World::new(&autonomous());
-    let payee = Payee::new(&world.place.relay(), host.ready["devnet"].as_str().unwrap());
+    let payee = Payee::new(&world.place.relay(), &world.place.devnet);
     for (service, word) in [
         (Service::AnotherAmount, "refused: an invoice over 5.001 sats, asked for was 5 sats"),
         (Service::AnotherHash, "refused: the invoice does not commit to the zap request"),
@@ -248,7 +249,7 @@ fn devnet(host: &Host, command: &Value) {
 #[test]
 fn a_zap_in_flight_holds_its_budget_and_not_its_tick() {
     let (world, host) = World::new(&autonomous());
-    let payee = Payee::new(&world.place.relay(), host.ready["devnet"].as_str().unwrap());
+    let payee = Payee::new(&world.place.relay(), &world.place.devnet);
     // The tick's own thinking is paid first.
     devnet(&host, &json!({ "command": "rule", "call": "pay", "fault": "settle", "times": 1 }));
     devnet(&host, &json!({ "command": "rule", "call": "pay", "fault": "stuck", "times": 1 }));
@@ -291,7 +292,7 @@ const POINTS: [&str; 16] = [
 /// One host, killed again and again; its payee stays and counts.
 fn killed_at(points: impl Iterator<Item = &'static str>) {
     let (world, host) = World::new(&autonomous());
-    let payee = Payee::new(&world.place.relay(), host.ready["devnet"].as_str().unwrap());
+    let payee = Payee::new(&world.place.relay(), &world.place.devnet);
     assert_eq!(host.interrupt(), 0);
     for (number, point) in points.enumerate() {
         let (before, told) = (payee.questions().len(), world.settled_zaps());

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +45,8 @@ pub struct Question {
 }
 
 struct Shared {
-    network: String,
+    /// Where the development network writes its address.
+    network: PathBuf,
     service: Mutex<Service>,
     questions: Mutex<Vec<Question>>,
     last: Mutex<Option<String>>,
@@ -59,18 +61,19 @@ pub struct Payee {
 }
 
 /// A wallet of the payee's on the network at this place, with what is done with it.
-fn with_wallet<T>(network: &str, work: impl AsyncFnOnce(devnet::Wallet) -> T) -> T {
+fn with_wallet<T>(network: &Path, work: impl AsyncFnOnce(devnet::Wallet) -> T) -> T {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let clock = Arc::new(ManualClock::at(UnixMs(i64::try_from(since.as_millis()).unwrap())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let parts = devnet::Parts::new(clock.clone(), Arc::new(SystemEntropy));
-        let network = devnet::open(network.parse().unwrap(), parts).await.unwrap();
+        let at = std::fs::read_to_string(network).unwrap();
+        let network = devnet::open(at.lines().next().unwrap().parse().unwrap(), parts).await.unwrap();
         work(network.wallet(AccountKey::from_wallet_seed(b"the payee's wallet"))).await
     })
 }
 
-fn invoice(network: &str, amount: Msat, hash: Hash32, expiry_s: u32) -> String {
+fn invoice(network: &Path, amount: Msat, hash: Hash32, expiry_s: u32) -> String {
     with_wallet(network, async |wallet| {
         let request = InvoiceRequest { preimage: None, amount, description: Description::Hash(hash), expiry_s };
         wallet.create_invoice(request).await.unwrap().bolt11
@@ -78,14 +81,15 @@ fn invoice(network: &str, amount: Msat, hash: Hash32, expiry_s: u32) -> String {
 }
 
 impl Payee {
-    /// Serves at a port of its own, and says so in a profile on this relay. `network` is the development network's address.
-    pub fn new(relay: &str, network: &str) -> Self {
+    /// Serves at a port of its own, and says so in a profile on this relay. `network` is the development network's
+    /// directory: whichever host serves it, and at whichever port.
+    pub fn new(relay: &str, network: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let trap = TcpListener::bind("127.0.0.1:0").unwrap();
         trap.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            network: network.to_owned(),
+            network: network.join("url"),
             service: Mutex::new(Service::Honest),
             questions: Mutex::default(),
             last: Mutex::default(),
