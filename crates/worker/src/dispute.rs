@@ -112,11 +112,16 @@ pub(crate) async fn concluded(
         return Ok(Vec::new());
     }
     let found = dispute::of_payment(&pen.host.store, pen.npub, payment.hash).await?;
-    let Some(row) = found.filter(|row| row.state == DisputeState::Unsettled) else { return Ok(Vec::new()) };
+    // One that was answered before the money was known to have arrived lacks its proof as well.
+    let waits =
+        |row: &Dispute| row.paid_at.is_none() && matches!(row.state, DisputeState::Unsettled | DisputeState::Answered);
+    let Some(row) = found.filter(waits) else { return Ok(Vec::new()) };
     let now = pen.now();
     let mut change = follows(&row);
     let fact = if resolved.state == PaymentState::Settled {
-        change.to = DisputeState::Open;
+        if row.state == DisputeState::Unsettled {
+            change.to = DisputeState::Open;
+        }
         (change.fee, change.paid_at) = (Some(resolved.fee), Some(now));
         let mut evidence = open(opened, &row)?;
         evidence.preimage = resolved.preimage;
@@ -129,8 +134,13 @@ pub(crate) async fn concluded(
         Fact::Abandoned
     };
     let to = change.to;
-    let mut sides =
-        vec![told(&row, to, now), Side::Dispute(Box::new(change)), Side::Provider { provider: row.provider, fact }];
+    let mut sides = vec![Side::Dispute(Box::new(change))];
+    if to != row.state {
+        sides.push(told(&row, to, now));
+    }
+    if row.state == DisputeState::Unsettled {
+        sides.push(Side::Provider { provider: row.provider, fact });
+    }
     if to == DisputeState::Open
         && let Some(agent) = nexus_store::agent::get(&pen.host.store, pen.npub).await?
     {
