@@ -5,10 +5,12 @@ pub mod fuzz;
 pub mod lnd;
 pub mod mint;
 pub mod nats;
+#[cfg(feature = "nwc")]
+pub mod nwc;
 pub mod postgres;
 pub mod proxy;
 #[cfg(feature = "s3")]
 pub mod s3;
 mod time;
 
-pub use time::{ManualClock, SeededEntropy, SystemEntropy, TestClock};
+pub use time::{AheadClock, ManualClock, SeededEntropy, SystemEntropy, TestClock};

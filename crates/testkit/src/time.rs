@@ -1,7 +1,7 @@
 //! Clocks and randomness for tests.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nexus_core::time::{Clock, Entropy, MonoMs, UnixMs};
@@ -61,6 +61,29 @@ impl Clock for TestClock {
 
     fn mono(&self) -> MonoMs {
         MonoMs(u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The machine's own clock, whose wall time can be moved ahead. Clones move together.
+#[derive(Debug, Clone, Default)]
+pub struct AheadClock {
+    clock: Arc<TestClock>,
+    ahead_ms: Arc<AtomicI64>,
+}
+
+impl AheadClock {
+    pub fn advance_ms(&self, ms: i64) {
+        self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for AheadClock {
+    fn now(&self) -> UnixMs {
+        self.clock.now().plus_ms(self.ahead_ms.load(Ordering::SeqCst))
+    }
+
+    fn mono(&self) -> MonoMs {
+        self.clock.mono()
     }
 }
 

@@ -1,28 +1,51 @@
 //! Signed and encrypted: what goes over relays, and what comes back.
 
 use nexus_core::time::random;
-use nexus_core::{Entropy, UnixMs};
+use nexus_core::{Entropy, Hash32, UnixMs};
 use nostr::event::{Event, EventId, Kind, Tag, UnsignedEvent};
 use nostr::nips::{nip04, nip44};
 use nostr::types::Timestamp;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::connection::Connection;
-use super::message::{MessageError, Request, Response};
+use super::message::{MessageError, Request, Response, read_paid};
 
-const INFO: u16 = 13_194;
+pub(super) const INFO: u16 = 13_194;
 const REQUEST: u16 = 23_194;
-const RESPONSE: u16 = 23_195;
+pub(super) const RESPONSE: u16 = 23_195;
+/// Told in NIP-04 and in NIP-44.
+const NOTIFICATIONS: [u16; 2] = [23_196, 23_197];
 /// NIP-44's largest payload is 87,472 bytes of base64.
 const MAX_CONTENT_BYTES: usize = 96 * 1024;
 const MAX_METHODS: usize = 100;
+const PAID: &str = "payment_received";
 
 /// How a connection's messages are encrypted. Both ends use the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Encryption {
     Nip44V2,
     /// Of wallets that know nothing better.
     Nip04,
+}
+
+impl Encryption {
+    /// What a request of ours is encrypted with, by its own tag.
+    pub(super) fn of(request: &Event) -> Self {
+        match tagged(request, "encryption") {
+            Some("nip44_v2") => Self::Nip44V2,
+            Some(_) | None => Self::Nip04,
+        }
+    }
+
+    /// The kind of the notifications that are encrypted so.
+    pub(super) const fn notification(self) -> u16 {
+        match self {
+            Self::Nip04 => NOTIFICATIONS[0],
+            Self::Nip44V2 => NOTIFICATIONS[1],
+        }
+    }
 }
 
 /// What a wallet says that it can do, in its info event (kind 13194).
@@ -31,6 +54,8 @@ pub struct Info {
     pub methods: Vec<String>,
     /// The best that both ends know.
     pub encryption: Encryption,
+    /// Whether it tells of what it was paid.
+    pub tells: bool,
 }
 
 /// Why an event is not what it should be.
@@ -83,7 +108,8 @@ pub fn read_info(connection: &Connection, event: &Event) -> Result<Info, Envelop
         (false, false) => return Err(EnvelopeError::Encryption),
     };
     let methods = event.content.split_whitespace().take(MAX_METHODS).map(str::to_owned).collect();
-    Ok(Info { methods, encryption })
+    let tells = tagged(event, "notifications").is_some_and(|it| it.split_whitespace().any(|it| it == PAID));
+    Ok(Info { methods, encryption, tells })
 }
 
 /// The signed request, to be stored before it is published, and published again as it is: a wallet does what an event
@@ -133,11 +159,29 @@ pub fn open_response(
     if !ours || !to_us {
         return Err(EnvelopeError::NotOurs);
     }
+    let text = opened(connection, event, encryption)?;
+    Ok(Response::read(&text, method)?)
+}
+
+fn opened(connection: &Connection, event: &Event, encryption: Encryption) -> Result<Zeroizing<String>, EnvelopeError> {
     let (secret, wallet) = (connection.keys().secret_key(), connection.wallet());
     let text = match encryption {
         Encryption::Nip44V2 => nip44::decrypt(secret, wallet, &event.content).map_err(|_| EnvelopeError::Sealed)?,
         Encryption::Nip04 => nip04::decrypt(secret, wallet, &event.content).map_err(|_| EnvelopeError::Sealed)?,
     };
-    let text = Zeroizing::new(text);
-    Ok(Response::read(&text, method)?)
+    Ok(Zeroizing::new(text))
+}
+
+/// The hash that a wallet says was paid to it; none for other notifications. A hint, to be looked up.
+pub fn read_notification(
+    connection: &Connection,
+    event: &Event,
+    encryption: Encryption,
+) -> Result<Option<Hash32>, EnvelopeError> {
+    of_the_wallet(connection, event, encryption.notification())?;
+    if tagged(event, "p").is_none_or(|it| !it.eq_ignore_ascii_case(&connection.client().to_hex())) {
+        return Err(EnvelopeError::NotOurs);
+    }
+    let text = opened(connection, event, encryption)?;
+    Ok(read_paid(&text, PAID)?)
 }

@@ -248,3 +248,23 @@ impl Response {
         })
     }
 }
+
+#[derive(Deserialize)]
+struct RawNotification {
+    notification: RawNotified,
+}
+
+#[derive(Deserialize)]
+struct RawNotified {
+    payment_hash: Hash32,
+}
+
+/// The hash that a notification of type `paid` is about; none for one of another type.
+pub(super) fn read_paid(text: &str, paid: &str) -> Result<Option<Hash32>, MessageError> {
+    let value: Value = serde_json::from_str(text).map_err(|_| MessageError::Form)?;
+    if value["notification_type"].as_str().is_none_or(|it| it != paid) {
+        return Ok(None);
+    }
+    let RawNotification { notification } = read(value)?;
+    Ok(Some(notification.payment_hash))
+}
