@@ -10,6 +10,7 @@ use crate::hosting::{self, Billed};
 use crate::idempotency::Idempotency;
 use crate::object::ObjectProblem;
 use crate::row::Columns;
+use crate::sub_account;
 use crate::tick::NewState;
 use crate::{Audit, Conflict, Result, Statement, Store, StoreError, blob};
 
@@ -468,6 +469,7 @@ pub async fn set_sealed_key(
 /// Deletes the agent and all its rows; audit rows stay. What its worker is writing in that moment comes before, or is stale.
 ///
 /// # Errors
+/// `Conflict::SubRemains` while its account at the operator's node holds money, and
 /// `Conflict::Unresolved` while payments are unresolved, unless `forfeit`; `Conflict::NoAgent`; `Conflict::Version` when it
 /// was moved again and again meanwhile.
 pub async fn delete(store: &Store, npub: Npub, forfeit: bool, audit: Audit) -> Result<()> {
@@ -475,9 +477,14 @@ pub async fn delete(store: &Store, npub: Npub, forfeit: bool, audit: Audit) -> R
     loop {
         let Some(agent) = get(store, npub).await? else { return Err(no_agent(DELETE)) };
         let billed = hosting::billed(store, npub).await?;
-        let deleted = delete_from(store, npub, agent.worker, billed.as_ref(), forfeit, audit.clone()).await;
+        let given_up = if forfeit { sub_account::accounts(store, npub).await? } else { Vec::new() };
+        let given_up = forfeit.then_some(&*given_up);
+        let deleted = delete_from(store, npub, agent.worker, billed.as_ref(), given_up, audit.clone()).await;
         match deleted {
-            Err(error) if error.conflict() == Some(&Conflict::Version) && tries < MOVES => tries += 1,
+            // Spent or received between the two looks, or moved.
+            Err(error) if matches!(error.conflict(), Some(Conflict::Version | Conflict::SubFunds)) && tries < MOVES => {
+                tries += 1;
+            }
             deleted => return deleted,
         }
     }
@@ -489,7 +496,7 @@ async fn delete_from(
     npub: Npub,
     worker: Option<WorkerId>,
     billed: Option<&Billed>,
-    forfeit: bool,
+    given_up: Option<&[(String, sub_account::Account)]>,
     audit: Audit,
 ) -> Result<()> {
     let mut draft = Draft::new(DELETE);
@@ -498,7 +505,8 @@ async fn delete_from(
     }
     let sql = "SELECT 1 FROM agent WHERE npub = ?1 AND ((worker_id IS NULL AND ?2 IS NULL) OR worker_id = ?2)";
     draft.push(Statement::read(sql, params![npub, worker]).lock(Lock::Update).one_or_conflict(Conflict::Version));
-    if !forfeit {
+    if given_up.is_none() {
+        draft.push(sub_account::empty_statement(npub));
         draft.push(
             Statement::read(
                 "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM payment
@@ -511,6 +519,7 @@ async fn delete_from(
     if let Some(billed) = billed {
         hosting::unused(&mut draft, billed, audit.at);
     }
+    sub_account::forfeit(&mut draft, npub, given_up.unwrap_or_default(), audit.at);
     draft.push(blob::drop_all_statement(npub, audit.at));
     for sql in DELETES {
         draft.push(Statement::write(sql, params![npub]));

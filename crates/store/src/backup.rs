@@ -44,7 +44,7 @@ const LOAD: &str = "restore the database";
 const NOTE: &str = "note a backup";
 
 /// How many tables are kept, each with a line that names it.
-pub const TABLES: usize = 40;
+pub const TABLES: usize = 45;
 /// Tables of which every row is kept.
 const KEPT: &[&str; TABLES] = &[
     "installation",
@@ -81,6 +81,11 @@ const KEPT: &[&str; TABLES] = &[
     "ledger_entry",
     "ledger_line",
     "hosting_invoice",
+    "sub_account",
+    "sub_entry",
+    "sub_line",
+    "sub_invoice",
+    "sub_payment",
     "webhook",
     "webhook_cursor",
     "webhook_delivery",

@@ -131,6 +131,14 @@ pub enum Conflict {
     BlobGone,
     #[error("the account's hosting credit does not suffice")]
     NoCredit,
+    #[error("its account at the node does not hold that much")]
+    SubFunds,
+    #[error("its account at the node would hold more than it may")]
+    SubCap,
+    #[error("all accounts at the node together would hold more than they may")]
+    SubTotal,
+    #[error("its account at the node still holds money")]
+    SubRemains,
     #[error("there is no such row")]
     NotFound,
     #[error("an equal or newer event holds this place")]

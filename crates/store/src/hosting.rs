@@ -159,12 +159,23 @@ pub async fn paid(store: &Store, hash: Hash32, came: Msat, at: UnixMs) -> Result
         return Err(crate::StoreError::Conflict { attempted: "credit a payment", conflict: Conflict::NotFound });
     };
     let mut draft = Draft::new("credit a payment");
+    push_paid(&mut draft, &found, came, at);
+    match draft.write(store).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_duplicate() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Credits a payment, in a batch that may have more to say. The batch is `Duplicate` when it was credited before.
+pub(crate) fn push_paid(draft: &mut Draft, found: &Invoice, came: Msat, at: UnixMs) {
+    let hash = found.hash;
     let transfer = Transfer {
         key: format!("paid:{hash}"),
         kind: Kind::TopUp,
         account: Some(found.account),
         npub: None,
-        note: found.memo,
+        note: found.memo.clone(),
         at,
         from: Book::Credit(found.account),
         to: Book::Lightning,
@@ -184,12 +195,7 @@ pub async fn paid(store: &Store, hash: Hash32, came: Msat, at: UnixMs) -> Result
         ),
         params![found.account],
     ));
-    transfer.push_to(&mut draft);
-    match draft.write(store).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_duplicate() => Ok(false),
-        Err(error) => Err(error),
-    }
+    transfer.push_to(draft);
 }
 
 /// Money that came to the node for an invoice that is not here: kept apart, once, for the operator to find out. False: known.

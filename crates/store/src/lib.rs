@@ -51,6 +51,7 @@ pub mod replay;
 pub mod rest;
 pub mod schedule;
 pub mod side;
+pub mod sub_account;
 pub mod tick;
 pub mod token;
 pub mod wallet_record;

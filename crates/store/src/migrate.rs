@@ -24,6 +24,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0015_addresses.sql"),
     include_str!("../migrations/0016_wallets.sql"),
     include_str!("../migrations/0019_disputes.sql"),
+    include_str!("../migrations/0020_subaccounts.sql"),
 ];
 
 /// The newest schema this program knows.
