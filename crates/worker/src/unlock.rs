@@ -8,6 +8,7 @@ use nexus_core::rollback::Mark;
 use nexus_core::state::AgentState;
 use nexus_core::{Generation, Hash32, Npub};
 use nexus_lightning::WalletStorage;
+use nexus_lightning::lnd::Books;
 use nexus_seal::blob::Purpose;
 use nexus_seal::{Signer, SignerError, Wrap, verify_policy};
 use nexus_store::agent::{self, Agent, Made};
@@ -22,6 +23,7 @@ use crate::kept::Kept;
 use crate::readers;
 use crate::rollback::{self, Found};
 use crate::secrets::{self, Secrets, signer_problem};
+use crate::sub_account::StoredBooks;
 
 /// Until an agent that cannot be opened is tried again: its owner or operator has to act first.
 const RETRY_MS: u64 = 60_000;
@@ -34,6 +36,7 @@ pub(crate) struct Opened {
     pub signer: Arc<dyn Signer>,
     pub wallet_seed: WalletSeed,
     pub wallet_storage: Arc<dyn WalletStorage>,
+    pub wallet_books: Arc<dyn Books>,
     pub keys: AgentKeys,
     /// The policy to obey, or why there is none.
     pub policy: Result<Policy, PolicyProblem>,
@@ -84,6 +87,7 @@ pub(crate) async fn unlock(host: &Arc<Host>, agent: &Agent) -> Result<Opened, Tu
         signer: secrets.signer,
         wallet_seed: secrets.wallet,
         wallet_storage: Arc::new(wallet_storage),
+        wallet_books: Arc::new(StoredBooks::new(host.store.clone(), host.clone(), npub, agent.generation)),
         keys,
         policy,
         policy_digest,

@@ -8,6 +8,7 @@ use nexus_core::policy::WalletChoice;
 use nexus_core::state::Wallet;
 use nexus_core::{Hash32, Msat, Npub};
 use nexus_lightning::devnet::{AccountKey, Devnet};
+use nexus_lightning::lnd::Books;
 use nexus_lightning::{Description, InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage, commitment};
 use nexus_store::agent::Agent;
 use nexus_store::invoice_watch::{self, InvoiceWatch};
@@ -40,6 +41,8 @@ pub struct Purse {
     /// Whose records these are, `<installation>:<epoch>`: another than the one that wrote them means that they were moved, or
     /// put back from a backup, and may be older than the wallet.
     pub records_of: String,
+    /// The agent's part of the books of the operator's node.
+    pub books: Arc<dyn Books>,
 }
 
 /// Opens agents' wallets.
@@ -110,8 +113,8 @@ pub(crate) async fn take(
 pub(crate) async fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>, TurnError> {
     let choice = opened.wallet();
     let (npub, seed, storage) = (opened.npub, opened.wallet_seed.clone(), opened.wallet_storage.clone());
-    let records_of = host.installation().await?;
-    let driver = host.wallets.open(Purse { npub, choice, seed, storage, records_of }).await;
+    let (records_of, books) = (host.installation().await?, opened.wallet_books.clone());
+    let driver = host.wallets.open(Purse { npub, choice, seed, storage, records_of, books }).await;
     driver.map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
 }
 

@@ -16,6 +16,7 @@ mod json;
 mod pay;
 mod receive;
 mod secret;
+mod sub_account;
 mod tag;
 mod trust;
 
@@ -29,6 +30,7 @@ use crate::bolt11::Network;
 pub use pay::LndPay;
 pub use receive::LndReceive;
 pub use secret::{InvoiceMacaroon, MacaroonError, PayerMacaroon};
+pub use sub_account::{Booked, Books, BooksError, Held, Hold, LndSubAccount};
 
 /// The oldest LND whose payments stay what they were called: (major, minor).
 pub const OLDEST: (u32, u32) = (0, 19);
