@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nexus_core::Npub;
 use nexus_core::hosting::{HostingRules, Plan};
 use nexus_core::placement::ScaleRules;
-use nexus_lightning::Receive;
+use nexus_core::{Msat, Npub};
+use nexus_lightning::{Hold, Receive};
 use nexus_seal::operator::OperatorKey;
 use nostr::event::Event;
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,21 @@ pub struct Billing {
     pub node: Arc<dyn Receive>,
 }
 
+/// Accounts at the operator's node, for agents whose policy chooses one. The money is in the operator's custody.
+#[derive(Clone)]
+pub struct Accounts {
+    /// Makes and cancels invoices, and can't pay.
+    pub node: Arc<dyn Hold>,
+    /// Its public key, in hex: the books are kept by it.
+    pub identity: String,
+    /// What one agent may have, open invoices included, when another invoice is made.
+    pub cap: Msat,
+    /// And all together.
+    pub total_cap: Msat,
+    /// Hosting is paid to the same node.
+    pub shared: bool,
+}
+
 /// The control plane's configuration.
 #[derive(Clone)]
 pub struct ControlConfig {
@@ -163,6 +178,8 @@ pub struct ControlConfig {
     pub operator_key: Option<Arc<OperatorKey>>,
     /// What hosting costs. Without it every account is paid.
     pub billing: Option<Billing>,
+    /// Accounts that agents may have at the operator's node. None: there are none.
+    pub accounts: Option<Accounts>,
     /// How long `POST …/invoices` waits for a worker; at most 10 s.
     pub invoice_wait_ms: u64,
     /// Event streams open at once, in all and for one account.
@@ -207,6 +224,7 @@ impl ControlConfig {
             devnet_place: None,
             operator_key: None,
             billing: None,
+            accounts: None,
             invoice_wait_ms: 10_000,
             max_streams: 1_024,
             max_streams_per_account: 64,
@@ -251,6 +269,17 @@ impl ControlConfig {
         }
         if self.billing.is_some() && self.operator_key.is_none() {
             return Err("hosting: the operator's key is needed to keep invoices".to_owned());
+        }
+        if self.accounts.is_none() && self.wallets.contains("lnd") {
+            return Err("agent_wallets.lnd: set it, or no agent's wallet can be at the operator's node".to_owned());
+        }
+        if let Some(accounts) = &self.accounts {
+            if self.operator_key.is_none() {
+                return Err("agent_wallets: the operator's key is needed to keep invoices".to_owned());
+            }
+            if accounts.cap == Msat::ZERO || accounts.total_cap < accounts.cap {
+                return Err("agent_wallets: cap_sats is at least 1, total_cap_sats at least cap_sats".to_owned());
+            }
         }
         if self.pool_documents.iter().any(|event| nexus_seal::pool::verify_pool(event).is_err()) {
             return Err("a pool document is not signed by its root key".to_owned());

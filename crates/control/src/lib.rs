@@ -34,7 +34,7 @@ use nexus_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Billing, ControlConfig, Operators, Rate, Registration, Retention, address_host};
+pub use config::{Accounts, Billing, ControlConfig, Operators, Rate, Registration, Retention, address_host};
 pub use metrics::{Links, Metrics};
 pub use problem::{Code, Problem};
 

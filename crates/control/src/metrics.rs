@@ -80,6 +80,9 @@ pub struct Metrics {
     pub backup_stale: Gauge,
     pub ledger_unsound: Gauge,
     pub node_differences: Gauge,
+    pub accounts_unsound: Gauge,
+    pub accounts_differences: Gauge,
+    pub accounts_short_msat: Gauge,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -119,6 +122,9 @@ impl Metrics {
             backup_stale: Gauge::default(),
             ledger_unsound: Gauge::default(),
             node_differences: Gauge::default(),
+            accounts_unsound: Gauge::default(),
+            accounts_differences: Gauge::default(),
+            accounts_short_msat: Gauge::default(),
             uptime_seconds: Gauge::default(),
         };
         registry.register("nexus_http_requests", "Requests answered", made.requests.clone());
@@ -175,6 +181,12 @@ impl Metrics {
         registry.register("nexus_ledger_unsound", unsound, self.ledger_unsound.clone());
         let different = "Credited invoices of which the operator's node says something else";
         registry.register("nexus_node_differences", different, self.node_differences.clone());
+        let unsound = "Accounts at the operator's node, and entries of their books, that do not fit together";
+        registry.register("nexus_accounts_unsound", unsound, self.accounts_unsound.clone());
+        let different = "Invoices of agents that were credited, of which the operator's node says something else";
+        registry.register("nexus_accounts_differences", different, self.accounts_differences.clone());
+        let short = "By how much the operator's node has less than its books owe";
+        registry.register("nexus_accounts_short_msat", short, self.accounts_short_msat.clone());
         registry.register("nexus_agents_below_promise", "Agents under 99.9 % this month", self.below_promise.clone());
     }
 

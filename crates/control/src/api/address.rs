@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use nexus_core::status::Scope;
 use nexus_core::{Hash32, Msat, Npub};
+use nexus_lightning::Description;
 use nexus_nostr::zap;
 use nexus_store::Conflict;
 use nexus_store::agent::{self, Agent};
@@ -22,6 +23,7 @@ use super::agent::answer;
 use super::ask::ask;
 use super::pool::runner;
 use super::status::AgentStatus;
+use super::sub_account::{self, Asked};
 use crate::app::Shared;
 use crate::auth::Caller;
 use crate::gate::{Params, Raw};
@@ -31,6 +33,8 @@ use crate::problem::{Code, Problem, ProblemBody};
 const SENDABLE_MSAT: (u64, u64) = (1_000, 100_000_000_000);
 /// Seconds that an invoice for anybody is good for.
 const EXPIRY_SECS: u32 = 600;
+/// What strangers are told; why is the owner's to know.
+const UNREACHABLE: &str = "the agent's wallet can't be reached now: try again in a minute";
 /// Longest zap request, in bytes.
 const MAX_ZAP_REQUEST: usize = 8 * 1024;
 /// Names that would be taken for the operator's own.
@@ -234,28 +238,39 @@ pub async fn pay(
     let Some(amount) = Msat::try_from(amount).ok().filter(|_| (least..=most).contains(&amount)) else {
         return refused(StatusCode::BAD_REQUEST, format!("amount: {least} to {most} millisats"));
     };
+    if let Some(request) = &nostr {
+        if request.len() > MAX_ZAP_REQUEST {
+            return refused(StatusCode::BAD_REQUEST, format!("nostr: at most {MAX_ZAP_REQUEST} bytes"));
+        }
+        if let Err(error) = zap::check_request(request, &agent.npub, amount) {
+            return refused(StatusCode::BAD_REQUEST, format!("nostr: {error}"));
+        }
+    }
+    let committed = nostr.clone().unwrap_or_else(|| metadata(&app, &agent));
+    let description_hash = Hash32::sha256(committed.as_bytes());
+    match sub_account::node_of(&app, agent.npub).await {
+        Ok(None) => {}
+        Ok(Some(accounts)) => {
+            let description = Description::Hash(description_hash);
+            let asked = Asked { amount, description, expiry_s: EXPIRY_SECS, zap: nostr, public: true };
+            return match sub_account::make(&app, accounts, agent.npub, asked, None).await {
+                Ok(made) => Ok(open(Json(json!({ "pr": made.bolt11, "routes": [] })))),
+                Err(_) => refused(StatusCode::SERVICE_UNAVAILABLE, UNREACHABLE),
+            };
+        }
+        Err(_) => return refused(StatusCode::SERVICE_UNAVAILABLE, UNREACHABLE),
+    }
     let mut body = json!({ "amount_msat": amount, "expiry_secs": EXPIRY_SECS });
     match nostr {
-        Some(request) => {
-            if request.len() > MAX_ZAP_REQUEST {
-                return refused(StatusCode::BAD_REQUEST, format!("nostr: at most {MAX_ZAP_REQUEST} bytes"));
-            }
-            if let Err(error) = zap::check_request(&request, &agent.npub, amount) {
-                return refused(StatusCode::BAD_REQUEST, format!("nostr: {error}"));
-            }
-            body["zap"] = Value::String(request);
-        }
-        None => body["description_hash"] = json!(Hash32::sha256(metadata(&app, &agent).as_bytes())),
+        Some(request) => body["zap"] = Value::String(request),
+        None => body["description_hash"] = json!(description_hash),
     }
     match ask(&app, agent.npub, PUBLIC_INVOICE, body.to_string(), None).await? {
         Some(Said::Done(text)) => match serde_json::from_str::<Made>(&text) {
             Ok(made) => Ok(open(Json(json!({ "pr": made.bolt11, "routes": [] })))),
             Err(error) => Err(Problem::internal("pay", &error).into()),
         },
-        // Why is the owner's to know.
-        Some(Said::Failed(_)) | None => {
-            refused(StatusCode::SERVICE_UNAVAILABLE, "the agent's wallet can't be reached now: try again in a minute")
-        }
+        Some(Said::Failed(_)) | None => refused(StatusCode::SERVICE_UNAVAILABLE, UNREACHABLE),
     }
 }
 

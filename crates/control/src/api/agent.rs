@@ -287,7 +287,15 @@ pub async fn delete(
     let balance_msat = agent.balance.unwrap_or(Msat::ZERO).as_u64();
     let detail = json!({ "name": agent.name, "forfeit": forfeit, "balance_msat": balance_msat });
     let audit = caller.audit(app.now(), "agent.delete", agent.npub, detail);
-    agent::delete(&app.store, agent.npub, forfeit, audit).await?;
+    let deleted = agent::delete(&app.store, agent.npub, forfeit, audit).await;
+    deleted.map_err(|error| match error.conflict() {
+        Some(Conflict::SubRemains) => {
+            let detail =
+                "its account at the operator's node holds money: withdraw it first, or give it up with forfeit=true";
+            Problem::with(Code::BalanceRemains, detail)
+        }
+        _ => error.into(),
+    })?;
     app.wake_agent(agent.npub);
     Ok(StatusCode::NO_CONTENT)
 }

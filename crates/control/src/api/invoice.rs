@@ -1,11 +1,12 @@
-//! Money in: an invoice from the agent's own wallet, which only a worker can open.
+//! Money in: an invoice from the agent's own wallet, which only a worker can open, or of its account at the operator's node.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use nexus_core::status::Scope;
-use nexus_core::{Hash32, UnixMs};
+use nexus_core::{Hash32, Msat, UnixMs};
+use nexus_lightning::Description;
 use nexus_store::wallet_request::Answer as Said;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::Answer;
 use super::ask::{ask, unanswered};
+use super::sub_account::{self, Asked};
 use crate::app::Shared;
 use crate::auth::Caller;
 use crate::gate::Raw;
@@ -21,6 +23,8 @@ use crate::problem::{Code, Problem, ProblemBody};
 /// Largest invoice, in sats: one bitcoin.
 const MAX_SATS: u64 = 100_000_000;
 const MAX_MEMO: usize = 256;
+/// Of one that control makes itself.
+const EXPIRY_S: u32 = 3_600;
 
 /// What to ask the agent's wallet for.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -74,8 +78,16 @@ pub async fn create(State(app): State<Shared>, caller: Caller, Path(npub): Path<
     if memo.len() > MAX_MEMO {
         return Err(Problem::invalid("memo", format!("at most {MAX_MEMO} bytes")));
     }
-    let body = json!({ "amount_msat": amount_sats * 1_000, "memo": memo });
     let audit = caller.audit(app.now(), "agent.invoice", agent.npub, json!({ "amount_sats": amount_sats }));
+    if let Some(accounts) = sub_account::node_of(&app, agent.npub).await? {
+        let (amount, description) = (Msat::sats(amount_sats), Description::Memo(memo));
+        let asked = Asked { amount, description, expiry_s: EXPIRY_S, zap: None, public: false };
+        let made = sub_account::make(&app, accounts, agent.npub, asked, Some(audit)).await?;
+        let (payment_hash, expires_at_ms) = (made.hash, made.expires_at);
+        let view = InvoiceView { bolt11: made.bolt11, payment_hash, amount_sats, expires_at_ms };
+        return Ok((StatusCode::CREATED, Json(view)).into_response());
+    }
+    let body = json!({ "amount_msat": amount_sats * 1_000, "memo": memo });
     match ask(&app, agent.npub, "invoice", body.to_string(), audit).await? {
         Some(Said::Done(text)) => {
             let made: Made = serde_json::from_str(&text).map_err(|error| Problem::internal("invoice", &error))?;

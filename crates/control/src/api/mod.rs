@@ -21,6 +21,7 @@ mod rollback;
 mod run;
 mod sealed;
 pub(crate) mod status;
+mod sub_account;
 mod tick;
 mod ticket;
 mod token;

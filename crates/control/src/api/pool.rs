@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use nexus_core::Npub;
+use nexus_core::policy::WalletChoice;
 use nexus_seal::pool::{fingerprint, verify_pool};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -31,6 +32,17 @@ pub struct PoolView {
     relay: Option<String>,
     /// `open`, `invite` or `closed`.
     registration: &'static str,
+    /// Accounts that the operator keeps for agents at its own node (`wallet: lnd`); none if it keeps none.
+    accounts: Option<AccountsView>,
+}
+
+/// Accounts at the operator's node.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AccountsView {
+    /// Who holds the money, in words.
+    custody: &'static str,
+    /// What one agent may have there, in sats.
+    cap_sats: u64,
 }
 
 /// Describes this host: its worker pool, its runner, its name.
@@ -48,6 +60,10 @@ pub async fn read(State(app): State<Shared>) -> Answer<Json<PoolView>> {
             Registration::Invite { .. } => "invite",
             Registration::Closed => "closed",
         },
+        accounts: app.config.accounts.as_ref().map(|accounts| AccountsView {
+            custody: WalletChoice::Lnd {}.custody(),
+            cap_sats: accounts.cap.whole_sats(),
+        }),
     }))
 }
 

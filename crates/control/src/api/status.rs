@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::api::sub_account::WalletView;
 use crate::api::tick::TickView;
 use crate::app::Shared;
 use crate::problem::Problem;
@@ -91,6 +92,8 @@ pub struct AgentStatus {
     pub lightning_address: String,
     /// Relays of its configuration, beside this host's own.
     pub relays: Vec<RelayView>,
+    /// The wallet that its policy names, and in whose custody the money is; none without a policy.
+    pub wallet: Option<WalletView>,
     /// Whole days that the balance lasts at the present spend; none when nothing is spent or known.
     pub runway_days: Option<u64>,
     /// Why it is placed: `run`, or `service` (only to resolve what is open or to answer a wallet request).
@@ -156,11 +159,13 @@ pub async fn whole(app: &Shared, agent: &Agent) -> Result<AgentStatus, Problem> 
     let (inbox_waiting, _) = nexus_store::inbox::level(&app.store, npub).await?;
     let sealed = nexus_store::agent::sealed(&app.store, npub).await?.unwrap_or_default();
     let (pruned_seq, pruned_head) = nexus_store::event::pruned(&app.store, npub).await?;
+    let wallet = super::sub_account::view(app, &sealed);
     let policy = sealed.policy.and_then(|policy| serde_json::from_str(&policy.event).ok());
     Ok(AgentStatus {
         summary: summary(agent),
         relays: relays(app, agent).await?,
         lightning_address: super::address::of(app, agent),
+        wallet,
         runway_days: runway_days(app, agent).await?,
         purpose: agent.purpose.as_str(),
         worker: agent.worker.map(|worker| worker.to_string()),

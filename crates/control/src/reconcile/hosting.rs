@@ -3,41 +3,30 @@
 //! Only where the term is held, so that one control plane asks the node; should two for a moment, every step is still done
 //! once, by its key in the ledger.
 
-use std::time::Duration;
-
-use futures::StreamExt;
+use futures::FutureExt;
 use nexus_bus::Wake;
+use nexus_core::Npub;
 use nexus_core::hosting::{Plan, Term};
 use nexus_core::status::Hosting;
-use nexus_core::{Npub, UnixMs};
-use nexus_lightning::{Cursor, InvoiceState, Settlement};
+use nexus_lightning::{InvoiceState, Settlement};
 use nexus_store::account::Account;
 use nexus_store::hosting::{self, Billed, Invoice, Looked};
+use nexus_store::sub_account::{self, Payee, State};
 use nexus_store::{Conflict, StoreError, installation, ledger};
 
 use super::pause;
+use super::till::{self, FOLLOW_MS, PATIENCE, Place};
 use crate::app::Shared;
 use crate::config::Billing;
 
 const ROUND_MS: u64 = 500;
 /// Invoices and agents of one round at most; the rest comes with the next.
 const BATCH: u32 = 256;
-/// The node's time to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Between looks at an open invoice: a quarter of its age, within these.
-const LOOK_MS: std::ops::RangeInclusive<i64> = 1_000..=30_000;
-/// A node that was away may settle late: an expired invoice is looked at for so long, so often.
-const LATE_MS: i64 = 86_400_000;
-const LATE_LOOK_MS: i64 = 600_000;
 /// Between two audits, and how far each looks back.
 const AUDIT_MS: u64 = 3_600_000;
 const AUDITED_MS: i64 = 31 * 86_400_000;
-/// Pause before the node's settlements are followed again.
-const FOLLOW_MS: u64 = 5_000;
 /// Whether agents were ever charged for: `yes`, and `no` once that ended.
 const CHARGED: &str = "hosting_charged";
-/// How far the node's clock may be behind ours.
-const SKEW_MS: i64 = 60_000;
 /// Since when this host charges.
 const SINCE: &str = "hosting_since";
 /// The stored place in the node's settlements.
@@ -126,6 +115,8 @@ pub async fn audit(app: &Shared, billing: &Billing) -> Result<(i64, i64), StoreE
         for invoice in &page {
             match tokio::time::timeout(PATIENCE, billing.node.lookup_invoice(invoice.hash)).await {
                 Ok(Ok(InvoiceState::Settled { amount, .. })) if Some(amount) == invoice.paid => {}
+                // What an agent paid for within the node it never saw.
+                Ok(Ok(InvoiceState::Canceled | InvoiceState::NotFound)) if inside(app, invoice).await? => {}
                 Ok(Ok(said)) => {
                     different += 1;
                     tracing::error!(hash = %invoice.hash, ?said, credited = ?invoice.paid, "the node does not say what was credited");
@@ -137,6 +128,12 @@ pub async fn audit(app: &Shared, billing: &Billing) -> Result<(i64, i64), StoreE
     }
     app.metrics.node_differences.set(different);
     Ok((unsound, different))
+}
+
+async fn inside(app: &Shared, invoice: &Invoice) -> Result<bool, StoreError> {
+    let Some(accounts) = &app.config.accounts else { return Ok(false) };
+    let payment = sub_account::payment(&app.store, &accounts.identity, invoice.hash).await?;
+    Ok(payment.is_some_and(|payment| payment.payee == Payee::Hosting && payment.state == State::Settled))
 }
 
 /// One look at what is due: invoices first, since they bring what the rest needs. False: the node does not answer.
@@ -156,17 +153,7 @@ pub async fn round(app: &Shared, billing: &Billing) -> Result<bool, StoreError> 
 
 /// Asks the node about an invoice. False: it does not answer.
 pub(crate) async fn ask(app: &Shared, billing: &Billing, invoice: &Invoice) -> Result<bool, StoreError> {
-    let state = match tokio::time::timeout(PATIENCE, billing.node.lookup_invoice(invoice.hash)).await {
-        Ok(Ok(state)) => state,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the operator's node does not say which invoices are paid; asked again");
-            return Ok(false);
-        }
-        Err(_) => {
-            tracing::warn!("the operator's node does not answer in time; asked again");
-            return Ok(false);
-        }
-    };
+    let Some(state) = till::look_up(&*billing.node, invoice.hash).await else { return Ok(false) };
     let now = app.now();
     match state {
         InvoiceState::Settled { amount, at, .. } => {
@@ -174,18 +161,10 @@ pub(crate) async fn ask(app: &Shared, billing: &Billing, invoice: &Invoice) -> R
                 tracing::info!(account = %invoice.account, msat = amount.as_u64(), "hosting credit came in");
             }
         }
-        InvoiceState::Open | InvoiceState::Accepted => {
-            let age = now.0.saturating_sub(invoice.created_at.0);
-            let wait = (age / 4).clamp(*LOOK_MS.start(), *LOOK_MS.end());
-            hosting::look_later(&app.store, invoice.hash, false, Some(now.plus_ms(wait))).await?;
-        }
-        InvoiceState::Canceled | InvoiceState::NotFound => {
-            let over = now.0.saturating_sub(invoice.expires_at.0);
-            let again = match over {
-                ..=0 => now.plus_ms(*LOOK_MS.end()),
-                _ => now.plus_ms(LATE_LOOK_MS),
-            };
-            hosting::look_later(&app.store, invoice.hash, over > 0, (over < LATE_MS).then_some(again)).await?;
+        InvoiceState::Open | InvoiceState::Accepted | InvoiceState::Canceled | InvoiceState::NotFound => {
+            let gone = matches!(state, InvoiceState::Canceled | InvoiceState::NotFound);
+            let again = till::again(gone, invoice.created_at, invoice.expires_at, now);
+            hosting::look_later(&app.store, invoice.hash, again.expired, again.at).await?;
         }
     }
     Ok(true)
@@ -270,51 +249,28 @@ fn announce(app: &Shared, npub: Npub, seqs: &[i64]) {
     }
 }
 
-/// Follows what the node settles: a known invoice is looked up at once, money that nothing explains is kept apart.
+/// Follows what the node settles: a known invoice is looked up at once, money that nothing explains is kept apart. What the
+/// node was paid before this host charged is none of its business.
 async fn follow(app: &Shared, billing: &Billing) {
-    loop {
-        if app.reconciler.is_active()
-            && let Err(error) = settlements(app, billing).await
-        {
-            tracing::warn!(%error, "the operator's node is not followed; tried again");
-        }
-        pause(FOLLOW_MS).await;
-    }
+    let place = Place { cursor: CURSOR.to_owned(), since: SINCE.to_owned() };
+    let told = |told, before| settled(app, billing, told, before).boxed();
+    till::follow(app, &*billing.node, &place, told).await;
 }
 
-async fn settlements(app: &Shared, billing: &Billing) -> Result<(), StoreError> {
-    // What the node was paid before this host charged is none of its business.
-    let since = installation::put_first(&app.store, SINCE, app.now().0.to_string()).await?;
-    let since = UnixMs(since.parse().unwrap_or(0));
-    let stored = installation::get(&app.store, CURSOR).await?;
-    let cursor = Cursor(stored.and_then(|text| text.parse().ok()).unwrap_or(0));
-    let mut coming = billing.node.settlements(cursor);
-    while app.reconciler.is_active() {
-        let Ok(next) = tokio::time::timeout(PATIENCE, coming.next()).await else { continue };
-        match next {
-            Some(Ok(settlement)) => settled(app, billing, &settlement, since).await?,
-            Some(Err(error)) => {
-                tracing::debug!(%error, "the node's settlements ended");
-                break;
-            }
-            None => break,
-        }
-    }
-    Ok(())
-}
-
-async fn settled(app: &Shared, billing: &Billing, settlement: &Settlement, since: UnixMs) -> Result<(), StoreError> {
+async fn settled(app: &Shared, billing: &Billing, settlement: Settlement, before: bool) -> Result<(), StoreError> {
     match hosting::invoice(&app.store, settlement.hash).await? {
         Some(invoice) if invoice.state == "paid" => {}
         Some(invoice) => drop(ask(app, billing, &invoice).await?),
-        None if settlement.at < since.plus_ms(-SKEW_MS) => {}
+        None if before => {}
+        // An agent's: it hears of it from whoever keeps its account.
+        None if sub_account::expects(&app.store, settlement.hash).await? => {}
         None => {
             if hosting::unexplained(&app.store, settlement.hash, settlement.amount, settlement.at).await? {
                 tracing::warn!(hash = %settlement.hash, "the operator's node was paid for what is no invoice of this host");
             }
         }
     }
-    installation::put(&app.store, CURSOR, settlement.cursor.0.to_string()).await
+    Ok(())
 }
 
 #[cfg(test)]

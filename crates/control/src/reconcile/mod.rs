@@ -7,6 +7,8 @@ mod liveness;
 mod outbox;
 mod placement;
 mod spread;
+pub(crate) mod sub_account;
+mod till;
 pub(crate) mod webhook;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -58,6 +60,7 @@ pub async fn run(app: Shared) {
             outbox::run(&app),
             housekeeping::run(&app),
             hosting::run(&app),
+            sub_account::run(&app),
             webhook::run(&app),
             crate::fleet::run(&app)
         );

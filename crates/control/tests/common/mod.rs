@@ -69,8 +69,11 @@ impl Key {
 
     /// A policy of this owner.
     pub fn policy(&self, agent: Npub, version: u64, now: nexus_core::UnixMs) -> Event {
-        let policy = Policy { version, ..Policy::default_for(agent) };
-        self.sign(unsigned_policy(&self.npub(), &policy, timestamp(now)).unwrap())
+        self.signed_policy(&Policy { version, ..Policy::default_for(agent) }, now)
+    }
+
+    pub fn signed_policy(&self, policy: &Policy, now: nexus_core::UnixMs) -> Event {
+        self.sign(unsigned_policy(&self.npub(), policy, timestamp(now)).unwrap())
     }
 }
 

@@ -27,11 +27,14 @@ const FEE: u64 = 1_000;
 
 /// What each invoice is said to be; what is not here was never made.
 #[derive(Default)]
-struct Node(Mutex<HashMap<Hash32, InvoiceState>>);
+struct Node {
+    invoices: Mutex<HashMap<Hash32, InvoiceState>>,
+    told: Mutex<Vec<Settlement>>,
+}
 
 impl Node {
     fn says(&self, hash: Hash32, state: InvoiceState) {
-        self.0.lock().unwrap().insert(hash, state);
+        self.invoices.lock().unwrap().insert(hash, state);
     }
 }
 
@@ -62,12 +65,12 @@ impl Receive for Node {
     }
 
     fn lookup_invoice(&self, hash: Hash32) -> BoxFuture<'_, Result<InvoiceState, WalletError>> {
-        let found = self.0.lock().unwrap().get(&hash).cloned();
+        let found = self.invoices.lock().unwrap().get(&hash).cloned();
         Box::pin(async move { Ok(found.unwrap_or(InvoiceState::NotFound)) })
     }
 
     fn settlements(&self, _: Cursor) -> BoxStream<'static, Result<Settlement, WalletError>> {
-        Box::pin(futures::stream::empty())
+        Box::pin(futures::stream::iter(std::mem::take(&mut *self.told.lock().unwrap()).into_iter().map(Ok)))
     }
 }
 
@@ -274,11 +277,17 @@ async fn what_the_node_was_paid_before_is_none_of_ours() {
         amount: Msat::sats(5),
         at: since.plus_ms(ms),
     };
-    settled(&world.app, &billing, &of(1, -DAY_MS), since).await.unwrap();
+    let app = &world.app;
+    app.reconciler.round(nexus_core::MonoMs(1), true, 0);
+    let place = Place { cursor: CURSOR.to_owned(), since: SINCE.to_owned() };
+    let follow = async |told: Vec<Settlement>| {
+        *world.node.told.lock().unwrap() = told;
+        let told = |told, before| settled(app, &billing, told, before).boxed();
+        till::settlements(app, &*billing.node, &place, &told).await.unwrap();
+    };
+    follow(vec![of(1, -DAY_MS)]).await;
     assert_eq!(ledger::balance(&world.store, ledger::Book::Suspense).await.unwrap(), 0);
-    for _ in 0..2 {
-        settled(&world.app, &billing, &of(2, 1), since).await.unwrap();
-    }
+    follow(vec![of(2, 1), of(2, 1)]).await;
     assert_eq!(ledger::balance(&world.store, ledger::Book::Suspense).await.unwrap(), -5_000);
     assert_eq!(nexus_store::installation::get(&world.store, CURSOR).await.unwrap().as_deref(), Some("2"));
 }
