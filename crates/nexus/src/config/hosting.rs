@@ -9,7 +9,7 @@ use nexus_control::Billing;
 use nexus_core::hosting::{HostingRules, MAX_FEE_SATS, Plan};
 use nexus_core::{Clock, Hash32};
 use nexus_lightning::Receive;
-use nexus_lightning::lnd::{InvoiceMacaroon, LndReceive, NodeConfig, Trust};
+use nexus_lightning::lnd::{InvoiceMacaroon, LndReceive, MacaroonError, NodeConfig, PayerMacaroon, Trust};
 use serde::{Deserialize, Serialize};
 
 /// Hosting is free unless `charge` is set.
@@ -38,7 +38,7 @@ impl Default for HostingConfig {
     }
 }
 
-/// An LND node and the macaroon that may make invoices there, and do nothing else.
+/// An LND node and a macaroon for one half of it: one that may make invoices there, or one that may pay, and do nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LndNode {
@@ -51,7 +51,8 @@ pub struct LndNode {
     pub identity: String,
     /// bitcoin, testnet, signet, regtest or simnet.
     pub network: String,
-    /// File with the macaroon in hex: `lncli bakemacaroon info:read invoices:read invoices:write`.
+    /// File with the macaroon in hex: `lncli bakemacaroon info:read offchain:read invoices:read invoices:write`; of one that
+    /// pays `info:read offchain:read offchain:write`.
     pub macaroon_file: PathBuf,
 }
 
@@ -113,6 +114,20 @@ impl LndNode {
 
     /// The half of the node that makes invoices.
     pub fn open(&self, section: &str, clock: Arc<dyn Clock>) -> anyhow::Result<LndReceive> {
+        let macaroon = InvoiceMacaroon::read(&self.macaroon_file);
+        Ok(LndReceive::new(self.node(section)?, self.read(section, macaroon)?, clock))
+    }
+
+    /// The half of the node that pays: which node, and its macaroon.
+    pub fn payer(&self, section: &str) -> anyhow::Result<(NodeConfig, PayerMacaroon)> {
+        Ok((self.node(section)?, self.read(section, PayerMacaroon::read(&self.macaroon_file))?))
+    }
+
+    fn read<T>(&self, section: &str, macaroon: Result<T, MacaroonError>) -> anyhow::Result<T> {
+        macaroon.with_context(|| format!("{section}.macaroon_file: {}", self.macaroon_file.display()))
+    }
+
+    fn node(&self, section: &str) -> anyhow::Result<NodeConfig> {
         let network = super::network_named(&self.network).with_context(|| {
             format!(
                 "{section}.network: {:?} is none\n  next: use bitcoin, testnet, signet, regtest or simnet",
@@ -120,9 +135,6 @@ impl LndNode {
             )
         })?;
         let trust = self.trust(section).map_err(anyhow::Error::msg)?;
-        let config = NodeConfig::new(&self.url, trust, &self.identity, network).with_context(|| section.to_owned())?;
-        let macaroon = InvoiceMacaroon::read(&self.macaroon_file)
-            .with_context(|| format!("{section}.macaroon_file: {}", self.macaroon_file.display()))?;
-        Ok(LndReceive::new(config, macaroon, clock))
+        NodeConfig::new(&self.url, trust, &self.identity, network).with_context(|| section.to_owned())
     }
 }

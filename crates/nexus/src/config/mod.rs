@@ -26,7 +26,7 @@ pub use fleet::{
 pub use hosting::{HostingConfig, LndNode};
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 pub use telemetry::{AgentAttribute, TelemetryConfig};
-pub use wallets::{WalletsConfig, network_named};
+pub use wallets::{AgentWalletsConfig, WalletsConfig, network_named};
 
 /// Everything that an operator may set. Every key has a default; an unknown one is refused by name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ pub struct Config {
     pub hosting: HostingConfig,
     /// Which wallets agents may have.
     pub wallets: WalletsConfig,
+    /// Accounts of agents at the operator's node, as control planes keep them.
+    pub agent_wallets: AgentWalletsConfig,
     /// When funds make an agent active, low, hibernating, dormant.
     pub lifecycle: LifecycleRules,
 }
@@ -319,6 +321,7 @@ impl Config {
                 self.retention.check()?;
                 self.hosting.check()?;
                 self.wallets.check()?;
+                self.agent_wallets.check()?;
                 self.provider.lnd.as_ref().map_or(Ok(()), |node| node.check("provider.lnd"))?;
                 self.check_fleet()
             }

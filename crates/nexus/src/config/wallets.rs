@@ -1,9 +1,20 @@
 //! Which wallets agents may have on this host. Control planes and workers read the same.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::bail;
+use nexus_control::Accounts;
+use nexus_core::{Clock, Msat};
 use nexus_lightning::Network;
+use nexus_worker::LndWallets;
 use serde::{Deserialize, Serialize};
+
+use super::HostingConfig;
+use super::hosting::LndNode;
+
+/// Where the paying half of the operator's node stands.
+const LND: &str = "wallets.lnd";
 
 /// Largest cap, in sats: more than a mint should be trusted with.
 const MAX_CAP_SATS: u64 = 100_000_000;
@@ -18,6 +29,8 @@ pub struct WalletsConfig {
     pub cashu: CashuWallets,
     pub nwc: NwcWallets,
     pub spark: SparkWallets,
+    /// For workers: the operator's node, with a macaroon that may pay. Off unless set; control planes have `agent_wallets`.
+    pub lnd: Option<LndNode>,
 }
 
 /// Ecash at a mint of the owner's choice, which holds the money.
@@ -67,6 +80,24 @@ impl Default for SparkWallets {
     }
 }
 
+/// For control planes: accounts at the operator's node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentWalletsConfig {
+    /// The node of `wallets.lnd`, with a macaroon that may make invoices. Without it there are no accounts.
+    pub lnd: Option<LndNode>,
+    /// What one agent may have there, open invoices included, when another invoice is made.
+    pub cap_sats: u64,
+    /// And all together.
+    pub total_cap_sats: u64,
+}
+
+impl Default for AgentWalletsConfig {
+    fn default() -> Self {
+        Self { lnd: None, cap_sats: 50_000, total_cap_sats: 2_000_000 }
+    }
+}
+
 impl WalletsConfig {
     pub(super) fn check(&self) -> Result<(), String> {
         if let Some(name) = &self.network
@@ -77,13 +108,56 @@ impl WalletsConfig {
         if !(1..=MAX_CAP_SATS).contains(&self.cashu.cap_sats) {
             return Err(format!("wallets.cashu.cap_sats: use 1 to {MAX_CAP_SATS}"));
         }
-        Ok(())
+        self.lnd.as_ref().map_or(Ok(()), |node| node.check(LND))
+    }
+
+    /// Accounts at the operator's node, as a worker opens them.
+    pub fn accounts(&self, development: bool, clock: Arc<dyn Clock>) -> anyhow::Result<Option<LndWallets>> {
+        let Some(node) = &self.lnd else { return Ok(None) };
+        let (config, macaroon) = node.payer(LND)?;
+        let network = self.network(development);
+        if config.network() != network {
+            bail!(
+                "{LND} is on {}, and wallets here pay on {network}\n  next: set wallets.network to the node's",
+                config.network()
+            );
+        }
+        Ok(Some(LndWallets::new(config, macaroon, clock)))
     }
 
     /// The network that agents' invoices must be for.
     pub fn network(&self, development: bool) -> Network {
         let default = if development { Network::Regtest } else { Network::Bitcoin };
         self.network.as_deref().and_then(network_named).unwrap_or(default)
+    }
+}
+
+impl AgentWalletsConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !(1..=MAX_CAP_SATS).contains(&self.cap_sats) || self.total_cap_sats < self.cap_sats {
+            return Err(format!(
+                "agent_wallets.cap_sats: use 1 to {MAX_CAP_SATS}, and at least as much for total_cap_sats"
+            ));
+        }
+        if Msat::from_sats(self.total_cap_sats).is_none() {
+            return Err("agent_wallets.total_cap_sats: that is more than there is".to_owned());
+        }
+        self.lnd.as_ref().map_or(Ok(()), |node| node.check("agent_wallets.lnd"))
+    }
+
+    /// What a control plane keeps accounts at.
+    pub fn accounts(&self, hosting: &HostingConfig, clock: Arc<dyn Clock>) -> anyhow::Result<Option<Accounts>> {
+        let Some(node) = &self.lnd else { return Ok(None) };
+        let identity = node.identity.to_ascii_lowercase();
+        let shared =
+            hosting.charge && hosting.lnd.as_ref().is_some_and(|lnd| lnd.identity.eq_ignore_ascii_case(&identity));
+        Ok(Some(Accounts {
+            node: Arc::new(node.open("agent_wallets.lnd", clock)?),
+            identity,
+            cap: Msat::from_sats(self.cap_sats).unwrap_or(Msat::MAX),
+            total_cap: Msat::from_sats(self.total_cap_sats).unwrap_or(Msat::MAX),
+            shared,
+        }))
     }
 }
 

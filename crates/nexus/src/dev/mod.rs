@@ -97,6 +97,7 @@ fn start(
             .config
             .hosting
             .billing(Some(role::till(&host.devnet, &host.keys.operator_key()?)), host.base.clock.clone())?,
+        accounts: host.base.config.agent_wallets.accounts(&host.base.config.hosting, host.base.clock.clone())?,
         // The lock of the data directory is held.
         sole: true,
         operators: nexus_control::Operators::Anyone,
@@ -108,7 +109,7 @@ fn start(
     let hosting = Hosting {
         id: host.keys.worker,
         identity: host.keys.identity.clone(),
-        wallets: Arc::new(AgentWallets::new(&base.config, true, Some(&host.devnet))),
+        wallets: Arc::new(AgentWallets::new(&base.config, true, Some(&host.devnet), base.clock.clone())?),
         relay_url: host.relay_url.clone(),
         origin: Some(host.origin.clone()),
         development: true,

@@ -36,6 +36,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         Some(_) | None => None,
     };
     let billing = config.hosting.billing(till, base.clock.clone())?;
+    let accounts = config.agent_wallets.accounts(&config.hosting, base.clock.clone())?;
     let front = Front {
         origin: role::origin(config, listen::reachable(at))?,
         relay_url,
@@ -45,6 +46,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
             false => config.hosting.plan.clone(),
         },
         billing,
+        accounts,
         sole: false,
         operators: Operators::Listed(config.operator.npubs.clone()),
         development: config.allow_development,
@@ -73,6 +75,11 @@ fn refuse_what_is_not_its_own(config: &Config) -> anyhow::Result<()> {
     if config.pool.identity_file.is_some() {
         bail!(
             "a control plane may not hold the pool's identity\n  next: take pool.identity_file (NEXUS_POOL_IDENTITY_FILE) out of its configuration; it belongs to workers"
+        );
+    }
+    if config.wallets.lnd.is_some() {
+        bail!(
+            "a control plane may not hold the macaroon that pays\n  next: take wallets.lnd out of its configuration; it belongs to workers. Invoices are made with agent_wallets.lnd"
         );
     }
     if config.devnet.is_some() && !config.allow_development {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use nexus_core::Clock;
 use nexus_core::policy::WalletChoice;
 use nexus_lightning::devnet::Devnet;
 use nexus_lightning::{Network, WalletDriver};
-use nexus_worker::{DevWallets, Purse, WalletUnavailable, Wallets};
+use nexus_worker::{DevWallets, LndWallets, Purse, WalletUnavailable, Wallets};
 
 use crate::config::Config;
 
@@ -19,6 +20,8 @@ pub fn offered(config: &Config, development: bool) -> BTreeSet<&'static str> {
         ("cashu", wallets.cashu.offered),
         ("nwc", wallets.nwc.offered),
         ("spark", wallets.spark.offered),
+        // The two halves of a node: workers have the one, control planes the other.
+        ("lnd", wallets.lnd.is_some() || config.agent_wallets.lnd.is_some()),
     ];
     all.into_iter().filter_map(|(name, offered)| offered.then_some(name)).collect()
 }
@@ -28,15 +31,22 @@ pub struct AgentWallets {
     offered: BTreeSet<&'static str>,
     network: Network,
     dev: Option<DevWallets>,
+    lnd: Option<LndWallets>,
 }
 
 impl AgentWallets {
-    pub fn new(config: &Config, development: bool, devnet: Option<&Devnet>) -> Self {
-        Self {
+    pub fn new(
+        config: &Config,
+        development: bool,
+        devnet: Option<&Devnet>,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
             offered: offered(config, development),
             network: config.wallets.network(development),
             dev: devnet.cloned().map(DevWallets),
-        }
+            lnd: config.wallets.accounts(development, clock)?,
+        })
     }
 
     async fn open_offered(&self, purse: Purse) -> Result<Arc<dyn WalletDriver>, WalletUnavailable> {
@@ -50,9 +60,8 @@ impl AgentWallets {
         }
         match &purse.choice {
             WalletChoice::Dev {} => self.dev.as_ref().ok_or_else(missing)?.open(purse).await,
-            WalletChoice::Cashu { .. } | WalletChoice::Nwc { .. } | WalletChoice::Spark {} | WalletChoice::Lnd {} => {
-                Err(missing())
-            }
+            WalletChoice::Lnd {} => self.lnd.as_ref().ok_or_else(missing)?.open(purse).await,
+            WalletChoice::Cashu { .. } | WalletChoice::Nwc { .. } | WalletChoice::Spark {} => Err(missing()),
         }
     }
 }
@@ -71,7 +80,8 @@ impl Wallets for AgentWallets {
             WalletChoice::Dev {} => self.dev.as_ref()?.home(choice),
             // The policy itself names the mint, or the wallet service.
             WalletChoice::Cashu { .. } | WalletChoice::Nwc { .. } => None,
-            WalletChoice::Spark {} | WalletChoice::Lnd {} => Some(format!("{}:{}", choice.as_str(), self.network)),
+            WalletChoice::Lnd {} => self.lnd.as_ref()?.home(choice),
+            WalletChoice::Spark {} => Some(format!("{}:{}", choice.as_str(), self.network)),
         }
     }
 }

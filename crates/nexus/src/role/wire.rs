@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use nexus_control::{Billing, ControlConfig, ControlParts, Metrics, Operators, Rate};
+use nexus_control::{Accounts, Billing, ControlConfig, ControlParts, Metrics, Operators, Rate};
 use nexus_core::{Npub, WorkerId};
 use nexus_egress::Egress;
 use nexus_lightning::Hold;
@@ -96,6 +96,8 @@ pub struct Front {
     pub plan: String,
     /// What is charged for hosting; none for nothing.
     pub billing: Option<Billing>,
+    /// Accounts of agents at the operator's node; none for none.
+    pub accounts: Option<Accounts>,
     /// No other process can place agents on this database.
     pub sole: bool,
     pub operators: Operators,
@@ -136,6 +138,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         pool_documents: front.pool_documents,
         plan: front.plan,
         billing: front.billing,
+        accounts: front.accounts,
         sole_reconciler: front.sole,
         operators: front.operators,
         wallets: super::wallets::offered(&base.config, front.development),

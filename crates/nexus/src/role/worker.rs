@@ -44,7 +44,12 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let hosting = Hosting {
         id,
         identity: Arc::new(identity),
-        wallets: Arc::new(AgentWallets::new(&base.config, base.config.allow_development, devnet.as_ref())),
+        wallets: Arc::new(AgentWallets::new(
+            &base.config,
+            base.config.allow_development,
+            devnet.as_ref(),
+            base.clock.clone(),
+        )?),
         relay_url,
         origin: base.config.api.public_origin.clone(),
         development: base.config.allow_development,

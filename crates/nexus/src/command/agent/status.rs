@@ -29,6 +29,15 @@ pub fn show(session: &Session, status: &Value) {
     }
 }
 
+/// Where the money is, and who holds it.
+fn wallet(wallet: &Value) -> String {
+    let cap = wallet["cap_sats"].as_u64().map_or(String::new(), |cap| format!(", up to {} sats", group(cap)));
+    match wallet["custody"].as_str() {
+        Some(custody) => format!("{}; {}{cap}", field(wallet, "backend"), printable(custody)),
+        None => "-".to_owned(),
+    }
+}
+
 fn rows(output: &Output, status: &Value, now: i64) -> Vec<(&'static str, Cell)> {
     let state = |name: &str| output.state(status[name].as_str().unwrap_or("-"));
     let at = |name: &str| {
@@ -56,6 +65,7 @@ fn rows(output: &Output, status: &Value, now: i64) -> Vec<(&'static str, Cell)> 
         ("reason", Cell::new(field(&status["reason"], "text"))),
         ("next attempt", at("next_attempt_at_ms")),
         ("balance", Cell::new(balance)),
+        ("wallet", Cell::new(wallet(&status["wallet"]))),
         ("runway", Cell::new(runway)),
         ("heartbeat", Cell::new(heartbeat)),
         ("next tick", at("next_tick_at_ms")),
