@@ -69,7 +69,7 @@ pub fn editable(policy: &Policy) -> Result<String, Error> {
         members.remove("version");
         // Those that are left out where they say nothing, so that they can be seen and set.
         let unset = json!({
-            "publish": [], "reader_history": false, "frozen": false, "actions": [], "delegations": {}, "payees": [],
+            "publish": [], "reader_history": false, "frozen": false, "actions": [], "delegations": {}, "payees": [], "rent": null,
             "limits": { "payment_msat": null, "month_msat": null, "payments_per_hour": null },
         });
         fill(members, &unset);
@@ -118,6 +118,7 @@ pub fn limits(policy: &Policy) -> Vec<(&'static str, Msat)> {
         ("a tick", Some(limits.tick_msat)),
         ("a day", Some(limits.day_msat)),
         ("a month", limits.month_msat),
+        ("rent a month", policy.rent.as_ref().map(|rent| rent.month_msat)),
         ("reserve", Some(limits.reserve_msat)),
         ("asks above", Some(limits.approval_threshold_msat)),
     ];

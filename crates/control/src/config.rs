@@ -116,6 +116,8 @@ pub struct Billing {
     pub plans: BTreeMap<String, Plan>,
     /// The operator's node: it makes invoices, and can't pay.
     pub node: Arc<dyn Receive>,
+    /// The node's public key, as its invoices name it: owners pin it in policies that pay rent.
+    pub identity: Option<String>,
 }
 
 /// Accounts at the operator's node, for agents whose policy chooses one. The money is in the operator's custody.
@@ -180,6 +182,8 @@ pub struct ControlConfig {
     pub billing: Option<Billing>,
     /// Accounts that agents may have at the operator's node. None: there are none.
     pub accounts: Option<Accounts>,
+    /// Whether something pays refunds of credit: a process that has a key to the node which can pay.
+    pub refunds: bool,
     /// How long `POST …/invoices` waits for a worker; at most 10 s.
     pub invoice_wait_ms: u64,
     /// Event streams open at once, in all and for one account.
@@ -225,6 +229,7 @@ impl ControlConfig {
             operator_key: None,
             billing: None,
             accounts: None,
+            refunds: false,
             invoice_wait_ms: 10_000,
             max_streams: 1_024,
             max_streams_per_account: 64,

@@ -71,6 +71,7 @@ async fn hosting_is_paid_over_lnd_and_a_node_that_is_away_is_asked_again() {
         rules: HostingRules::default(),
         plans: BTreeMap::from([("hosted".to_owned(), Plan { fee_sats: 100, ..Plan::default() })]),
         node: Arc::new(receive(node)),
+        identity: None,
     };
     let key = Arc::new(OperatorKey::generate(&SystemEntropy));
     let host = Host::start_with(|config| {

@@ -25,7 +25,7 @@ const OPEN: [&str; 13] = [
     "post /v1/hosting/topup",
 ];
 /// Calls without an agent in their path: what a stranger gets from them is looked at one by one.
-const OF_THE_ACCOUNT: [&str; 21] = [
+const OF_THE_ACCOUNT: [&str; 23] = [
     "delete /v1/tokens/{id}",
     "delete /v1/webhooks/{id}",
     "get /v1/account",
@@ -35,6 +35,7 @@ const OF_THE_ACCOUNT: [&str; 21] = [
     "get /v1/fleet/agents",
     "get /v1/hosting",
     "get /v1/hosting/history",
+    "get /v1/hosting/refunds",
     "get /v1/invoices",
     "get /v1/invoices/{id}",
     "get /v1/invoices/{id}/qr",
@@ -43,6 +44,7 @@ const OF_THE_ACCOUNT: [&str; 21] = [
     "get /v1/webhooks/{id}/deliveries",
     "post /v1/agents",
     "post /v1/agents/import",
+    "post /v1/hosting/refunds",
     "post /v1/invoices",
     "post /v1/tokens",
     "post /v1/webhooks",
@@ -203,7 +205,7 @@ async fn accounts_see_only_their_own() {
     // Where an account hears of its agents, and what it pays, is its own.
     let made = host.post(By::Key(&owner), "/v1/webhooks", &json!({ "url": "https://hooks.example/secret" })).await.ok();
     let hook = format!("/v1/webhooks/{}", made.body["id"].as_str().unwrap());
-    for path in ["/v1/webhooks", "/v1/invoices", "/v1/hosting", "/v1/hosting/history"] {
+    for path in ["/v1/webhooks", "/v1/invoices", "/v1/hosting", "/v1/hosting/history", "/v1/hosting/refunds"] {
         let theirs = host.get(By::Key(&stranger), path).await.ok();
         assert!(!theirs.text.contains("hooks.example") && !theirs.text.contains(&npub), "{path}: {}", theirs.text);
     }

@@ -15,6 +15,8 @@ pub enum Window {
     Tick(TickId),
     /// One calendar month (UTC): counted where the policy limits it.
     Month(Month),
+    /// The agent's own rent in one calendar month (UTC).
+    Rent(Month),
     /// What is done under one delegation, over its whole life.
     Delegation(Hash32),
 }
@@ -30,6 +32,7 @@ impl Window {
             Self::Day(day) => format!("day:{day}"),
             Self::Tick(id) => format!("tick:{id}"),
             Self::Month(month) => format!("month:{}", month.0),
+            Self::Rent(month) => format!("rent:{}", month.0),
             Self::Delegation(hash) => format!("delegation:{hash}"),
         }
     }
@@ -41,6 +44,7 @@ impl Window {
             "day" => value.parse().ok().map(Self::Day),
             "tick" => value.parse().ok().map(Self::Tick),
             "month" => value.parse().ok().map(|month| Self::Month(Month(month))),
+            "rent" => value.parse().ok().map(|month| Self::Rent(Month(month))),
             "delegation" => value.parse().ok().map(Self::Delegation),
             _ => None,
         }
@@ -88,7 +92,9 @@ mod tests {
         assert_eq!(Window::day_of(UnixMs(86_399_999)), Window::Day(0));
         assert_eq!(Window::day_of(UnixMs(86_400_000)), Window::Day(1));
         let hash = Hash32::from_bytes([7; 32]);
-        for window in [Window::Day(20_780), Window::Month(Month(202_402)), Window::Delegation(hash)] {
+        for window in
+            [Window::Day(20_780), Window::Month(Month(202_402)), Window::Rent(Month(202_402)), Window::Delegation(hash)]
+        {
             assert_eq!(Window::parse(&window.key()), Some(window), "{}", window.key());
         }
         assert_eq!(Window::Day(20_780).key(), "day:20780");

@@ -37,6 +37,8 @@ pub struct Standing<'a> {
     pub next_day_at: UnixMs,
     /// Ticks that the plan leaves for this day; none for no bound.
     pub ticks_left_today: Option<u32>,
+    /// What its owner gave it to keep fits into what the plan gives its state.
+    pub has_room: bool,
 }
 
 /// Why a trigger starts no tick.
@@ -52,7 +54,7 @@ pub struct Refusal {
 }
 
 /// Reasons that the gate gives and that stand until it is asked again. Others end when a turn gets as far as the gate.
-pub const STANDING_REASONS: [&str; 14] = [
+pub const STANDING_REASONS: [&str; 15] = [
     "frozen",
     "month_limit",
     "payment_rate",
@@ -65,6 +67,7 @@ pub const STANDING_REASONS: [&str; 14] = [
     "hibernating",
     "tick_rate",
     "plan_ticks",
+    "plan_state",
     "day_limit",
     "reserve",
 ];
@@ -118,6 +121,11 @@ pub fn pass(standing: &Standing<'_>, trigger: Trigger) -> Result<(), Refusal> {
         let text = "as many ticks as the account's plan allows in a day";
         return Err(Refusal { retry_at: Some(standing.next_day_at), ..refuse("plan_ticks", text) });
     }
+    if !standing.has_room {
+        let text =
+            "persona and goals are more than the account's plan keeps of an agent: shorten them, or change the plan";
+        return Err(refuse("plan_state", text));
+    }
     if trigger == Trigger::Approval {
         // Nothing is thought: whatever the action itself costs is reserved when it is carried out.
         return Ok(());
@@ -158,7 +166,7 @@ mod tests {
             cheapest in prop::option::of(0_u64..2_000_000), ticks in 0_u32..100, new: bool, pick in 0_usize..5,
             left in prop::option::of(0_u32..2), frozen in prop::bool::weighted(0.2),
             month in 0_u64..40_000_000, month_limit in prop::option::of(10_000_000_u64..40_000_000),
-            payments in 0_u32..20, rate in prop::option::of(1_u32..20),
+            payments in 0_u32..20, rate in prop::option::of(1_u32..20), has_room: bool,
         ) {
             let mut policy = Policy { frozen, ..Policy::default_for(Npub::from_bytes([1; 32])) };
             (policy.limits.month_msat, policy.limits.payments_per_hour) = (month_limit.map(Msat::new), rate);
@@ -170,14 +178,14 @@ mod tests {
                 cheapest: cheapest.map(Msat::new), ticks_last_hour: ticks, ticks_per_hour: 60,
                 hour_frees_at: UnixMs(1), something_new: new, next_day_at: UnixMs(2), ticks_left_today: left,
                 month: Counter { settled: Msat::new(month), held: Msat::ZERO }, next_month_at: UnixMs(3),
-                payments_last_hour: payments,
+                payments_last_hour: payments, has_room,
             };
             if pass(&standing, trigger).is_ok() {
                 prop_assert_eq!(standing.desired, Desired::Running);
                 prop_assert_eq!(standing.custody, CustodyState::Ready);
                 prop_assert_ne!(standing.hosting, Hosting::Suspended);
                 prop_assert!(has_policy && lifecycle::admits(standing.lifecycle, trigger));
-                prop_assert!(ticks < 60 && left != Some(0));
+                prop_assert!(has_room && ticks < 60 && left != Some(0));
                 prop_assert!(settled + held + cheapest.unwrap_or(0) <= policy.limits.day_msat.as_u64());
                 prop_assert!(!frozen);
                 prop_assert!(month_limit.is_none_or(|limit| month + cheapest.unwrap_or(0) <= limit));

@@ -64,6 +64,28 @@ pub struct Plan {
     pub agents: Option<u32>,
     /// Ticks that an agent may have in a UTC day; none for no bound.
     pub ticks_per_day: Option<u32>,
+    /// Largest private state of an agent, in KiB, 16 to 256; none for as much as the program keeps.
+    pub state_kib: Option<u32>,
+    /// Days for which events and ticks of an agent are kept, 8 to 3,650; none for the host's own.
+    pub retention_days: Option<u32>,
+}
+
+/// What a plan includes for one agent, as its row has it. Workers and housekeeping know this much of a plan, and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Included {
+    pub ticks_per_day: Option<u32>,
+    pub state_kib: Option<u32>,
+    pub retention_days: Option<u32>,
+}
+
+/// What `state_kib` and `retention_days` may be. A runway looks back a week.
+pub const STATE_KIB: std::ops::RangeInclusive<u32> = 16..=256;
+pub const RETENTION_DAYS: std::ops::RangeInclusive<u32> = 8..=3_650;
+
+/// The largest fee of the network that a refund may cost: 1 %, at least 10 sats, as payers quote it.
+pub const fn refund_fee(amount: Msat) -> Msat {
+    let percent = amount.as_u64() / 100;
+    Msat::new(if percent < 10_000 { 10_000 } else { percent })
 }
 
 /// Largest fee of a plan, in sats a month.
@@ -71,13 +93,31 @@ pub const MAX_FEE_SATS: u64 = 10_000_000;
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { fee_sats: 10_000, agents: None, ticks_per_day: None }
+        Self { fee_sats: 10_000, agents: None, ticks_per_day: None, state_kib: None, retention_days: None }
     }
 }
 
 impl Plan {
     pub const fn fee(&self) -> Msat {
         Msat::sats(self.fee_sats)
+    }
+
+    pub const fn included(&self) -> Included {
+        Included { ticks_per_day: self.ticks_per_day, state_kib: self.state_kib, retention_days: self.retention_days }
+    }
+
+    /// Whether its numbers can be kept; the field that cannot, and why.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.fee_sats > MAX_FEE_SATS {
+            return Err("fee_sats: use 0 to 10000000");
+        }
+        if self.state_kib.is_some_and(|kib| !STATE_KIB.contains(&kib)) {
+            return Err("state_kib: use 16 to 256");
+        }
+        if self.retention_days.is_some_and(|days| !RETENTION_DAYS.contains(&days)) {
+            return Err("retention_days: use 8 to 3650; a runway looks back a week");
+        }
+        Ok(())
     }
 }
 
@@ -115,15 +155,22 @@ pub struct HostingRules {
     pub notice_days: Vec<u16>,
     /// How long what is not paid goes on ticking.
     pub grace_days: u16,
+    /// So long before a month begins an agent is asked for its own rent, where its policy pays it.
+    pub rent_lead_hours: u16,
 }
 
 impl Default for HostingRules {
     fn default() -> Self {
-        Self { trial_days: 3, notice_days: vec![7, 3, 1], grace_days: 7 }
+        Self { trial_days: 3, notice_days: vec![7, 3, 1], grace_days: 7, rent_lead_hours: 24 }
     }
 }
 
 impl HostingRules {
+    /// From when on an agent is asked to pay what begins at the end of what is paid.
+    pub fn rent_from(&self, paid_until: UnixMs) -> UnixMs {
+        paid_until.plus_ms(-i64::from(self.rent_lead_hours) * 3_600_000)
+    }
+
     fn grace_ms(&self) -> i64 {
         i64::from(self.grace_days) * DAY_MS
     }

@@ -23,6 +23,7 @@ pub mod payment;
 pub mod placement;
 pub mod policy;
 pub mod prompt;
+pub mod rent;
 pub mod rollback;
 pub mod schedule;
 pub mod score;

@@ -11,6 +11,7 @@ use crate::action::{Action, ActionKind};
 use crate::id::Npub;
 use crate::money::Msat;
 use crate::payee::{LightningAddress, Payee};
+use crate::rent::Rent;
 
 /// How much an agent does on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -202,6 +203,9 @@ pub struct Policy {
     /// What is published beyond the least; nothing by default.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub publish: BTreeSet<Public>,
+    /// It pays its own hosting out of its wallet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rent: Option<Rent>,
 }
 
 /// A policy that contradicts itself or its bounds.
@@ -237,6 +241,7 @@ impl Policy {
             delegations: BTreeMap::new(),
             reader_history: false,
             publish: BTreeSet::new(),
+            rent: None,
         }
     }
 
@@ -270,6 +275,9 @@ impl Policy {
         }
         if self.limits.payments_per_hour == Some(0) {
             return fail("limits.payments_per_hour", "use 1 or more, or `frozen` for none at all");
+        }
+        if self.rent.as_ref().is_some_and(|rent| !rent.is_valid()) {
+            return fail("rent.payee", "use the node's compressed public key, 66 hex digits in lower case");
         }
         if self.delegations.len() > 500 || self.delegations.values().any(|scopes| scopes.len() > 100) {
             return fail("delegations", "at most 500 parents, with 100 skills each");
@@ -495,7 +503,10 @@ mod tests {
         let policy = Policy::default_for(AGENT);
         let text = serde_json::to_string(&policy).unwrap();
         assert_eq!(Policy::parse(&text).unwrap(), policy);
-        assert!(!text.contains("frozen") && !text.contains("month_msat"), "an older worker reads it: {text}");
+        assert!(
+            !text.contains("frozen") && !text.contains("rent") && !text.contains("month_msat"),
+            "an older worker reads it: {text}"
+        );
         let odd = text.replacen('{', r#"{"limitz":1,"#, 1);
         assert!(matches!(Policy::parse(&odd), Err(InvalidPolicy::Malformed(_))));
         let threshold = text.replace("\"sealed\"", "\"threshold\"");

@@ -9,6 +9,7 @@ use crate::availability::Month;
 use crate::id::{Hash32, Npub};
 use crate::money::Msat;
 use crate::policy::WalletChoice;
+use crate::rent::RentBook;
 use crate::time::UnixMs;
 
 /// Largest encoded state, in bytes.
@@ -63,6 +64,8 @@ pub struct AgentState {
     pub spend: WindowSpend,
     /// The same of the calendar month (`day` is `yyyymm`), where the policy limits it.
     pub month: WindowSpend,
+    /// What was begun of its own rent in the calendar month, where the policy pays it.
+    pub rent: RentBook,
     /// The last `created_at` signed for each address (`kind:d`), in seconds: strictly increasing.
     pub created_at: BTreeMap<String, i64>,
     /// Messages already acted on, by inner id (a gift wrap has a fresh outer id each time it is sent).
@@ -86,6 +89,9 @@ pub struct AgentState {
     pub wallet: Option<WalletChoice>,
     /// Which network or mint its wallet is on, once a worker has opened it: `<kind>:<what>`.
     pub wallet_home: Option<String>,
+    /// What the host gives it room for, in bytes, beside [`MAX_STATE`]. No part of the document.
+    #[serde(skip)]
+    pub room: Option<usize>,
 }
 
 impl std::fmt::Debug for AgentState {
@@ -106,9 +112,10 @@ pub enum Wallet {
 
 /// State that grew over its bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("state is {size} bytes, more than {MAX_STATE}: shorten goals or persona")]
+#[error("state is {size} bytes, more than {most}: shorten goals or persona")]
 pub struct StateTooLarge {
     pub size: usize,
+    pub most: usize,
 }
 
 impl AgentState {
@@ -153,24 +160,58 @@ impl AgentState {
     /// The document as bytes, within its bound.
     pub fn encode(&self) -> Result<Vec<u8>, StateTooLarge> {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
-        if bytes.len() > MAX_STATE { Err(StateTooLarge { size: bytes.len() }) } else { Ok(bytes) }
+        let size = bytes.len();
+        if size > MAX_STATE { Err(StateTooLarge { size, most: MAX_STATE }) } else { Ok(bytes) }
     }
 
-    /// Forgets until it fits: the oldest memory first, then notes, then goals that are done, then the newest goals.
+    /// Whether it is, or by forgetting becomes, as small as the host gives room for. Goals that are not done and the persona
+    /// are the owner's, and never forgotten for that.
+    pub fn fits_room(&self) -> Result<(), StateTooLarge> {
+        let Some(most) = self.room else { return Ok(()) };
+        if self.size() <= most {
+            return Ok(());
+        }
+        let mut least = self.clone();
+        while least.size() > most && least.forget() {}
+        let size = least.size();
+        if size > most { Err(StateTooLarge { size, most }) } else { Ok(()) }
+    }
+
+    fn size(&self) -> usize {
+        serde_json::to_vec(self).unwrap_or_default().len()
+    }
+
+    /// Memories before they are the oldest: the room for them is the document's half where the host gives less.
+    fn memory_room(&self) -> usize {
+        self.room.map_or(MAX_MEMORY_BYTES, |most| MAX_MEMORY_BYTES.min(most / 2))
+    }
+
+    /// Forgets until it fits: the oldest memory first, then notes, then goals that are done, then the newest goals, these
+    /// only for what can't be stored at all.
     ///
     /// A model's answers, and so a provider, fill memory and goals. They must not grow a state that can't be stored.
     pub fn fit(&mut self) {
+        let most = self.room.unwrap_or(MAX_STATE);
+        while self.size() > most && self.forget() {}
         while self.encode().is_err() {
-            if !self.memory.is_empty() {
-                self.memory.drain(..self.memory.len().div_ceil(4));
-            } else if self.goals.iter().any(|goal| !goal.note.is_empty()) {
-                self.goals.iter_mut().for_each(|goal| goal.note.clear());
-            } else if self.goals.iter().any(|goal| goal.done) {
-                self.goals.retain(|goal| !goal.done);
-            } else if self.goals.pop().is_none() {
+            if !self.forget() && self.goals.pop().is_none() {
                 return;
             }
         }
+    }
+
+    /// Forgets some of what is not the owner's; false when nothing of that is left.
+    fn forget(&mut self) -> bool {
+        if !self.memory.is_empty() {
+            self.memory.drain(..self.memory.len().div_ceil(4));
+        } else if self.goals.iter().any(|goal| !goal.note.is_empty()) {
+            self.goals.iter_mut().for_each(|goal| goal.note.clear());
+        } else if self.goals.iter().any(|goal| goal.done) {
+            self.goals.retain(|goal| !goal.done);
+        } else {
+            return false;
+        }
+        true
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
@@ -181,7 +222,7 @@ impl AgentState {
         self.memory.push(Memory { at, text });
         let mut bytes: usize = self.memory.iter().map(|entry| entry.text.len()).sum();
         let mut drop = 0;
-        while self.memory.len() - drop > MAX_MEMORY || (bytes > MAX_MEMORY_BYTES && drop + 1 < self.memory.len()) {
+        while self.memory.len() - drop > MAX_MEMORY || (bytes > self.memory_room() && drop + 1 < self.memory.len()) {
             bytes -= self.memory[drop].text.len();
             drop += 1;
         }
@@ -192,7 +233,7 @@ impl AgentState {
     /// of the room are taken.
     pub fn to_condense(&self) -> usize {
         let bytes: usize = self.memory.iter().map(|entry| entry.text.len()).sum();
-        if self.memory.len() * 4 < MAX_MEMORY * 3 && bytes * 4 < MAX_MEMORY_BYTES * 3 {
+        if self.memory.len() * 4 < MAX_MEMORY * 3 && bytes * 4 < self.memory_room() * 3 {
             return 0;
         }
         let mut shown = 0;
@@ -371,6 +412,33 @@ mod tests {
         state.encode().unwrap();
         assert_eq!(state.goals[0].text, "the owner's");
         assert_eq!(state.persona, "persona");
+    }
+
+    #[test]
+    fn a_smaller_room_is_kept_and_costs_no_open_goal() {
+        let mut state = AgentState::new("persona".into(), vec!["the owner's".into()]);
+        state.room = Some(16 * 1024);
+        let mut summed = 0;
+        for n in 0..300 {
+            state.remember(UnixMs(n), format!("{n} {}", "m".repeat(300)));
+            state.update_goal(&format!("done {}", n % 8), true, "n".repeat(200));
+            let covers = state.to_condense();
+            if covers > 0 {
+                state.condense(covers, "a summary".into());
+                summed += 1;
+            }
+            state.fit();
+            assert!(state.fits_room().is_ok() && state.encode().unwrap().len() <= 16 * 1024, "{n}");
+        }
+        assert!(summed > 5, "summed up before it is forgotten");
+        assert_eq!(state.goals[0].text, "the owner's");
+        // What the owner wrote is not forgotten, and is too much: that is said.
+        state.persona = "p".repeat(17 * 1024);
+        state.fit();
+        assert_eq!((state.persona.len(), state.goals[0].text.as_str()), (17 * 1024, "the owner's"));
+        assert!(state.fits_room().unwrap_err().size > 17 * 1024);
+        let read = AgentState::decode(&state.encode().unwrap()).unwrap();
+        assert_eq!(AgentState { room: state.room, ..read }, state, "room is no part of the document");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod fuzz;
 pub mod keys;
 pub mod operator;
 pub mod passphrase;
+pub mod payout;
 pub mod policy;
 pub mod pool;
 pub mod proof;

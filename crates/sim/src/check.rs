@@ -251,7 +251,7 @@ async fn money(world: &World, owned: &Agent) -> Result<(), StoreError> {
             Window::Day(_) => owned.limits.day_msat,
             Window::Tick(_) => owned.limits.tick_msat,
             Window::Month(_) => owned.limits.month_msat.unwrap_or(Msat::MAX),
-            Window::Delegation(_) => Msat::MAX,
+            Window::Rent(_) | Window::Delegation(_) => Msat::MAX,
         };
         let key = window.key();
         let kind = key.split(':').next().unwrap_or_default();

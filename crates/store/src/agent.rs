@@ -88,6 +88,8 @@ pub struct Agent {
     pub hosting_notice: Option<u16>,
     /// As its account's plan allows; none for no bound.
     pub ticks_per_day: Option<u32>,
+    /// Largest private state, in KiB, as its plan has it; none for no bound but the program's.
+    pub state_kib: Option<u32>,
     /// Its name before the `@` of this host; its npub stands there without one, and beside one.
     pub address: Option<String>,
     /// Whether the schedule that its relays have says that it is active.
@@ -601,7 +603,7 @@ pub async fn make_due(store: &Store, npub: Npub, at: UnixMs) -> Result<()> {
 }
 
 /// Everything that hangs off an agent, the rows that others point at last.
-const DELETES: [&str; 22] = [
+const DELETES: [&str; 23] = [
     "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1)",
     "DELETE FROM tick WHERE npub = ?1",
     "DELETE FROM inbox WHERE npub = ?1",
@@ -612,6 +614,8 @@ const DELETES: [&str; 22] = [
     "DELETE FROM wallet_request WHERE npub = ?1",
     "DELETE FROM invoice_watch WHERE npub = ?1",
     "DELETE FROM wallet_record WHERE npub = ?1",
+    // What its rent paid for is its account's.
+    "UPDATE hosting_invoice SET used = 1 WHERE npub = ?1",
     "DELETE FROM approval WHERE npub = ?1",
     "DELETE FROM hook WHERE npub = ?1",
     "DELETE FROM webhook_delivery WHERE npub = ?1",

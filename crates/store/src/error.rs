@@ -139,6 +139,8 @@ pub enum Conflict {
     SubTotal,
     #[error("its account at the node still holds money")]
     SubRemains,
+    #[error("it is too soon after the last payment")]
+    TooSoon,
     #[error("there is no such row")]
     NotFound,
     #[error("an equal or newer event holds this place")]

@@ -115,10 +115,28 @@ pub async fn pruned(store: &Store, npub: Npub) -> Result<(i64, Hash32)> {
     ends(store, npub).await.map(|ends| (ends.pruned_seq, ends.pruned_head))
 }
 
-/// Agents that the oldest `limit` events before `before` belong to: whom to [`prune`].
+/// Agents that the oldest `limit` events before `before` belong to: whom to [`prune`]. Without those whose plan says how long
+/// theirs are kept.
 pub async fn agents_to_prune(store: &Store, before: UnixMs, limit: u32) -> Result<Vec<Npub>> {
-    let sql = "SELECT DISTINCT o.npub FROM (SELECT npub, at FROM event ORDER BY id LIMIT ?2) o WHERE o.at < ?1";
+    let sql = "SELECT DISTINCT o.npub FROM (SELECT e.npub, e.at FROM event e WHERE NOT EXISTS
+            (SELECT 1 FROM agent a WHERE a.npub = e.npub AND a.retention_days IS NOT NULL) ORDER BY e.id LIMIT ?2) o
+        WHERE o.at < ?1";
     store.rows("look for old events", sql, params![before, limit.min(MAX_PAGE)], |row| row.get()).await
+}
+
+/// Agents whose oldest event is a day past what their plan keeps, with the moment before which it goes.
+pub async fn agents_past_plan(store: &Store, now: UnixMs, limit: u32) -> Result<Vec<(Npub, UnixMs)>> {
+    let sql = "SELECT a.npub, a.retention_days FROM agent a WHERE a.retention_days IS NOT NULL
+            AND (SELECT e.at FROM event e WHERE e.npub = a.npub ORDER BY e.seq LIMIT 1)
+                < ?1 - (a.retention_days + 1) * 86400000
+        ORDER BY a.npub LIMIT ?2";
+    let read = |row: &mut crate::row::Columns| Ok((row.get()?, before(now, row.get()?)));
+    store.rows("look for events that a plan does not keep", sql, params![now, limit.min(MAX_PAGE)], read).await
+}
+
+/// So many days before.
+pub(crate) fn before(now: UnixMs, days: i64) -> UnixMs {
+    UnixMs(now.0.saturating_sub(days.saturating_mul(86_400_000)))
 }
 
 /// Walks the whole chain of one agent, page by page.

@@ -4,7 +4,7 @@
 //! what it starts from, so that two control planes, or one that repeats itself, charge once.
 
 use nexus_core::event::EventBody;
-use nexus_core::hosting::{Plan, Renewal, Term};
+use nexus_core::hosting::{Included, Plan, Renewal, Term};
 use nexus_core::status::Hosting;
 use nexus_core::{AccountId, Hash32, Msat, Npub, UnixMs};
 
@@ -13,7 +13,7 @@ use crate::draft::{Draft, rev};
 use crate::event::NewEvent;
 use crate::ledger::{Book, Kind, Transfer};
 use crate::row::Columns;
-use crate::{Conflict, Result, Statement, Store};
+use crate::{Conflict, Result, Statement, Store, rent};
 
 /// Open invoices of one account and origin at most.
 pub const MAX_OPEN: i64 = 20;
@@ -233,6 +233,7 @@ pub struct Billed {
     /// What its last month cost.
     pub paid: Msat,
     pub notice: Option<u16>,
+    /// What its next month can be charged from: without what others' rent paid for.
     pub credit: Msat,
     pub trial_until: Option<UnixMs>,
 }
@@ -240,7 +241,9 @@ pub struct Billed {
 macro_rules! billed_columns {
     () => {
         "SELECT a.npub, a.name, a.account_id, c.plan, a.hosting, a.hosted_from, a.hosted_months, a.paid_until,
-            a.month_fee_msat, a.hosting_notice, c.credit_msat, c.trial_until
+            a.month_fee_msat, a.hosting_notice, c.credit_msat, c.trial_until,
+            (SELECT CAST(COALESCE(SUM(i.paid_msat), 0) AS BIGINT) FROM hosting_invoice i WHERE i.account_id = a.account_id
+                AND i.npub IS NOT NULL AND i.used = 0 AND i.state = 'paid' AND i.npub <> a.npub)
          FROM agent a JOIN account c ON c.account_id = a.account_id"
     };
 }
@@ -267,7 +270,8 @@ pub async fn forget(store: &Store) -> Result<u64> {
     draft.next_rev();
     let sql = concat!(
         "UPDATE agent SET hosting = 'paid', hosted_from = NULL, hosted_months = 0, paid_until = NULL, month_fee_msat = 0,
-            hosting_notice = NULL, hosting_look_at = 0, ticks_per_day = NULL, desired_rev = ",
+            hosting_notice = NULL, hosting_look_at = 0, ticks_per_day = NULL, state_kib = NULL, retention_days = NULL,
+            desired_rev = ",
         rev!(),
         " WHERE npub IN (SELECT npub FROM agent WHERE hosted_from IS NOT NULL ORDER BY npub LIMIT ?1 ",
         crate::dialect::in_order!(),
@@ -302,8 +306,8 @@ pub struct Looked {
     /// The account's credit pays for the next month: earlier notices are over.
     pub covered: bool,
     pub look_at: UnixMs,
-    /// As the plan allows.
-    pub ticks_per_day: Option<u32>,
+    /// As the plan has it.
+    pub included: Included,
 }
 
 /// Notes what a look came to; its agent's worker is told if its standing changed. Returns the numbers of its events.
@@ -352,17 +356,13 @@ pub async fn charge(
             to: Book::Credit(billed.account),
             amount: fee,
         };
+        rent::leaves_others(&mut draft, billed.account, Some(billed.npub), fee);
+        rent::used(&mut draft, billed.npub);
         transfer.push_to(&mut draft);
     }
     let term = Term { from: bought.start, months: bought.number + 1, paid_until: bought.month.until };
-    let looked = Looked {
-        term,
-        hosting: Hosting::Paid,
-        notice: None,
-        covered: true,
-        look_at,
-        ticks_per_day: plan.ticks_per_day,
-    };
+    let looked =
+        Looked { term, hosting: Hosting::Paid, notice: None, covered: true, look_at, included: plan.included() };
     put(&mut draft, billed, &looked, fee, None, at);
     draft.write(store).await
 }
@@ -421,15 +421,16 @@ fn put(draft: &mut Draft, billed: &Billed, looked: &Looked, fee: Msat, notice: O
     let sql = if changed {
         concat!(
             "UPDATE agent SET hosted_from = ?2, hosted_months = ?3, paid_until = ?4, month_fee_msat = ?5, hosting = ?6,
-                hosting_notice = ?7, hosting_look_at = ?8, ticks_per_day = ?9,
-                next_tick_at = CASE WHEN hosting = 'suspended' AND next_tick_at IS NOT NULL THEN ?10 ELSE next_tick_at END,
+                hosting_notice = ?7, hosting_look_at = ?8, ticks_per_day = ?9, state_kib = ?10, retention_days = ?11,
+                next_tick_at = CASE WHEN hosting = 'suspended' AND next_tick_at IS NOT NULL THEN ?12 ELSE next_tick_at END,
                 desired_rev = ",
             rev!(),
             " WHERE npub = ?1"
         )
     } else {
         "UPDATE agent SET hosted_from = ?2, hosted_months = ?3, paid_until = ?4, month_fee_msat = ?5, hosting = ?6,
-            hosting_notice = ?7, hosting_look_at = ?8, ticks_per_day = ?9 WHERE npub = ?1"
+            hosting_notice = ?7, hosting_look_at = ?8, ticks_per_day = ?9, state_kib = ?10, retention_days = ?11
+         WHERE npub = ?1"
     };
     let mut params = params![
         billed.npub,
@@ -440,7 +441,9 @@ fn put(draft: &mut Draft, billed: &Billed, looked: &Looked, fee: Msat, notice: O
         looked.hosting.as_str(),
         notice,
         looked.look_at,
-        looked.ticks_per_day.map(i64::from)
+        looked.included.ticks_per_day.map(i64::from),
+        looked.included.state_kib.map(i64::from),
+        looked.included.retention_days.map(i64::from)
     ];
     if changed {
         // What is revived ticks at once.
@@ -475,6 +478,8 @@ fn billed_row(row: &mut Columns) -> Result<Billed> {
     let months = u32::try_from(months).unwrap_or(u32::MAX);
     let paid = row.get()?;
     let notice: Option<i64> = row.get()?;
+    let (credit, trial_until): (Msat, Option<UnixMs>) = (row.get()?, row.get()?);
+    let kept_for_others: Msat = row.get()?;
     Ok(Billed {
         npub,
         name,
@@ -484,7 +489,7 @@ fn billed_row(row: &mut Columns) -> Result<Billed> {
         term: from.zip(until).map(|(from, paid_until)| Term { from, months, paid_until }),
         paid,
         notice: notice.and_then(|days| u16::try_from(days).ok()),
-        credit: row.get()?,
-        trial_until: row.get()?,
+        credit: credit.saturating_sub(kept_for_others),
+        trial_until,
     })
 }

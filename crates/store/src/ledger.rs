@@ -28,6 +28,8 @@ pub enum Book {
     Income,
     /// Came in, for whom is not known.
     Suspense,
+    /// Owed to an account, and on its way to it.
+    Refunds(AccountId),
 }
 
 impl Book {
@@ -37,12 +39,13 @@ impl Book {
             Self::Credit(_) => "credit",
             Self::Income => "income",
             Self::Suspense => "suspense",
+            Self::Refunds(_) => "refunds",
         }
     }
 
     const fn account(self) -> Option<AccountId> {
         match self {
-            Self::Credit(account) => Some(account),
+            Self::Credit(account) | Self::Refunds(account) => Some(account),
             Self::Lightning | Self::Income | Self::Suspense => None,
         }
     }
@@ -59,6 +62,12 @@ pub enum Kind {
     Unused,
     /// Money that no invoice of ours explains.
     Unknown,
+    /// Credit that is to go back to its account.
+    Refund,
+    /// It went.
+    RefundPaid,
+    /// Of what was to go back: what did not.
+    RefundBack,
 }
 
 impl Kind {
@@ -68,6 +77,9 @@ impl Kind {
             Self::Month => "month",
             Self::Unused => "unused",
             Self::Unknown => "unknown",
+            Self::Refund => "refund",
+            Self::RefundPaid => "refund_paid",
+            Self::RefundBack => "refund_back",
         }
     }
 }
@@ -159,6 +171,8 @@ pub struct Unsound {
     pub entries: i64,
     /// Accounts whose credit is not what their lines say, or is negative.
     pub accounts: i64,
+    /// Accounts whose refunds on their way are not what the book holds for them.
+    pub refunds: i64,
 }
 
 pub async fn unsound(store: &Store) -> Result<Unsound> {
@@ -166,8 +180,13 @@ pub async fn unsound(store: &Store) -> Result<Unsound> {
         (SELECT COUNT(*) FROM (SELECT e.entry_key FROM ledger_entry e LEFT JOIN ledger_line l ON l.entry_key = e.entry_key
             GROUP BY e.entry_key HAVING COALESCE(SUM(l.amount_msat), 1) <> 0 OR COUNT(*) <> 2) crooked),
         (SELECT COUNT(*) FROM account a WHERE a.credit_msat < 0 OR a.credit_msat <> -(SELECT COALESCE(SUM(l.amount_msat), 0)
-            FROM ledger_line l WHERE l.book = 'credit' AND l.account_id = a.account_id))";
-    let read = |row: &mut Columns| Ok(Unsound { entries: row.get()?, accounts: row.get()? });
+            FROM ledger_line l WHERE l.book = 'credit' AND l.account_id = a.account_id)),
+        (SELECT COUNT(*) FROM account a WHERE
+            (SELECT COALESCE(SUM(p.amount_msat + p.max_fee_msat), 0) FROM hosting_payout p WHERE p.account_id = a.account_id
+                AND p.state NOT IN ('settled', 'failed', 'canceled'))
+            <> -(SELECT COALESCE(SUM(l.amount_msat), 0) FROM ledger_line l WHERE l.book = 'refunds'
+                AND l.account_id = a.account_id))";
+    let read = |row: &mut Columns| Ok(Unsound { entries: row.get()?, accounts: row.get()?, refunds: row.get()? });
     Ok(store.row("audit the hosting ledger", sql, params![], read).await?.unwrap_or_default())
 }
 

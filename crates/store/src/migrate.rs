@@ -25,6 +25,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0016_wallets.sql"),
     include_str!("../migrations/0019_disputes.sql"),
     include_str!("../migrations/0020_subaccounts.sql"),
+    include_str!("../migrations/0017_hosting_limits.sql"),
 ];
 
 /// The newest schema this program knows.

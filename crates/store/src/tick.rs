@@ -5,7 +5,7 @@ use nexus_core::trigger::Trigger;
 use nexus_core::{Generation, Hash32, Msat, Npub, TickId, UnixMs};
 
 use crate::agent::Change;
-use crate::batch::{params, words};
+use crate::batch::{Value, params, words};
 use crate::blob::{Blob, Named};
 use crate::draft::Draft;
 use crate::event::NewEvent;
@@ -262,11 +262,35 @@ pub async fn last_committed(store: &Store, npub: Npub) -> Result<Option<Tick>> {
     store.row("find the last tick", sql, params![npub], tick_row).await
 }
 
+/// Agents with ticks older than their plan keeps, with the moment before which those go.
+pub async fn agents_past_plan(store: &Store, now: UnixMs, limit: u32) -> Result<Vec<(Npub, UnixMs)>> {
+    let sql = "SELECT a.npub, a.retention_days FROM agent a WHERE a.retention_days IS NOT NULL
+            AND (SELECT t.started_at FROM tick t WHERE t.npub = a.npub ORDER BY t.tick_id LIMIT 1)
+                < ?1 - (a.retention_days + 1) * 86400000
+        ORDER BY a.npub LIMIT ?2";
+    let read = |row: &mut Columns| Ok((row.get()?, crate::event::before(now, row.get()?)));
+    store.rows("look for ticks that a plan does not keep", sql, params![now, limit.min(MAX_PAGE)], read).await
+}
+
 /// Deletes closed ticks that started before `before`, with their concluded payments and the budget windows that hold
-/// nothing, oldest first, at most `limit` and [`MAX_PAGE`]. Returns how many ticks.
+/// nothing, oldest first, at most `limit` and [`MAX_PAGE`]. Returns how many ticks. Without those of agents whose plan says
+/// how long theirs are kept.
 pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
     let sql = "SELECT tick_id, npub, started_at, ended_at, status, object FROM tick
-        WHERE tick_id < ?1 AND status <> 'open' ORDER BY tick_id LIMIT ?2";
+        WHERE tick_id < ?1 AND status <> 'open' AND NOT EXISTS
+            (SELECT 1 FROM agent a WHERE a.npub = tick.npub AND a.retention_days IS NOT NULL)
+        ORDER BY tick_id LIMIT ?2";
+    purge_found(store, sql, params![floor(before), limit.min(MAX_PAGE)], before).await
+}
+
+/// The same of one agent, whatever its plan.
+pub async fn purge_of(store: &Store, npub: Npub, before: UnixMs, limit: u32) -> Result<u64> {
+    let sql = "SELECT tick_id, npub, started_at, ended_at, status, object FROM tick
+        WHERE npub = ?3 AND tick_id < ?1 AND status <> 'open' ORDER BY tick_id LIMIT ?2";
+    purge_found(store, sql, params![floor(before), limit.min(MAX_PAGE), npub], before).await
+}
+
+async fn purge_found(store: &Store, sql: &'static str, found: Vec<Value>, before: UnixMs) -> Result<u64> {
     let read = |row: &mut Columns| {
         let (tick, npub, started, ended): (TickId, Npub, UnixMs, Option<UnixMs>) =
             (row.get()?, row.get()?, row.get()?, row.get()?);
@@ -274,7 +298,7 @@ pub async fn purge(store: &Store, before: UnixMs, limit: u32) -> Result<u64> {
         let object: Option<Hash32> = row.get()?;
         Ok((tick, npub, started, ended, status, object))
     };
-    let old = store.rows("find old ticks", sql, params![floor(before), limit.min(MAX_PAGE)], read).await?;
+    let old = store.rows("find old ticks", sql, found, read).await?;
     if old.is_empty() {
         return Ok(0);
     }

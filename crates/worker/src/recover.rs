@@ -19,6 +19,8 @@ use crate::wallet::WALLET_TIMEOUT;
 /// Between attempts to publish an event that no relay took: 5 s at first, at most 10 minutes.
 const PUBLISH_RETRY_MS: (i64, i64) = (5_000, publication::MAX_PAUSE_MS);
 const MAX_PUBLISH: usize = 64;
+/// Between looks at rent that was reserved and not sent.
+const RENT_WAITS_MS: u64 = 30_000;
 /// How far ahead a first attempt is planned while a tick makes it itself.
 pub(crate) const FIRST_PLANNED_MS: i64 = 15_000;
 
@@ -116,6 +118,11 @@ pub(crate) async fn payments(
             continue;
         }
         if payment.state == PaymentState::Reserved {
+            if payment.step.starts_with("rent:") && pen.now().plus_ms(EXPIRY_MARGIN_MS) < payment.expires_at {
+                // Whoever asked for it asks again, and it goes on.
+                found.again = Some(RENT_WAITS_MS);
+                continue;
+            }
             // Held, never sent, and its tick is over.
             let sides = settle_sides(&payment, PaymentState::Canceled, PaymentState::Reserved, Msat::ZERO, pen.now());
             pen.apply(sides).await?;

@@ -32,8 +32,8 @@ use crate::roster::NEVER;
 use crate::secrets::{LOCKED, SIGNER_OFFLINE};
 use crate::unlock::{Opened, unlock};
 use crate::{
-    approval, custody, delegation, dispute, funds, notice, profile, public, readers, recover, rest, restored, rollback,
-    schedules, tick, wallet, withdraw, zap,
+    approval, custody, delegation, dispute, funds, notice, profile, public, readers, recover, rent, rest, restored,
+    rollback, schedules, tick, wallet, withdraw, zap,
 };
 
 /// What becomes of the agent's seat.
@@ -250,6 +250,7 @@ async fn attempt(
         }
     }
     let (requests, withdrew) = withdraw::answer(&pen, &agent, &mut opened, requests, stop).await?;
+    let (requests, paid_rent) = rent::answer(&pen, &agent, &mut opened, requests, stop).await?;
     let asked = wallet::answer(host, &agent, &opened, requests).await?;
     let driver = wallet::open(host, &opened).await?;
     let resolved = recover::payments(&pen, &*driver, &opened, open.as_ref().map(|open| open.tick.id)).await?;
@@ -269,7 +270,7 @@ async fn attempt(
     let resolve_in = resolved.again;
     // Those of this very turn as well.
     let invoices = if asked { invoice_watch::open(&host.store, npub, host.now()).await? } else { invoices };
-    let look_in = watch(&pen, &mut agent, &*driver, invoices, resolved.concluded || withdrew).await?;
+    let look_in = watch(&pen, &mut agent, &*driver, invoices, resolved.concluded || withdrew || paid_rent).await?;
     if agent.desired == Desired::Stopped {
         if agent.shown_active {
             public::announce(&pen, &mut agent, &mut opened).await?;
@@ -538,6 +539,7 @@ async fn gate(
                 Some(most.saturating_sub(ticks::count_since(&host.store, pen.npub, midnight).await?))
             }
         },
+        has_room: opened.state.fits_room().is_ok(),
     };
     if let Err(refusal) = gate::pass(&standing, trigger) {
         return Ok(Err(refusal));

@@ -76,7 +76,8 @@ pub(crate) async fn unlock(host: &Arc<Host>, agent: &Agent) -> Result<Opened, Tu
     let npub = agent.npub;
     let sealed = agent::sealed(&host.store, npub).await?.ok_or(TurnError::Stale)?;
     let secrets = secrets::of(host, agent, &sealed).await?;
-    let (keys, readers, state, stored) = open_state(host, agent, &secrets).await?;
+    let (keys, readers, mut state, stored) = open_state(host, agent, &secrets).await?;
+    state.room = agent.state_kib.and_then(|kib| usize::try_from(kib).ok()?.checked_mul(1_024));
     let rollback = rollback::look(host, agent, sealed.claim.as_deref(), stored).await?;
     let (policy, policy_digest) = open_policy(sealed.policy.as_ref().map(|p| p.event.as_str()), &secrets, &state);
     let wallet_storage = Kept::new(host, agent, &keys, &secrets.wallet);

@@ -191,7 +191,7 @@ async fn reserve(
 }
 
 /// Sends what is reserved, once. What is not known then is recovery's.
-async fn dispatch(
+pub(crate) async fn dispatch(
     pen: &Pen<'_>,
     driver: &dyn WalletDriver,
     payment: &mut Payment,

@@ -25,7 +25,7 @@ use crate::auth::{Caller, parse_npub};
 use crate::config::{Billing, DEFAULT_PAGE, MAX_BODY, MAX_PAGE};
 use crate::gate::{Params, Raw};
 use crate::problem::{Code, Problem, ProblemBody};
-use crate::reconcile::hosting as biller;
+use crate::reconcile::{hosting as biller, rent};
 
 /// Largest invoice, in sats: one bitcoin.
 const MAX_SATS: u64 = 100_000_000;
@@ -34,6 +34,8 @@ const EXPIRY_S: u32 = 3_600;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Agents of an account that its hosting shows at most.
 const MAX_AGENTS: u32 = 10_000;
+/// So long before a month begins it is shown why an agent does not pay its rent.
+const RENT_SHOWN_MS: i64 = 7 * 86_400_000;
 
 /// A plan: what an account pays for each of its agents, and what that includes.
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,6 +47,10 @@ pub struct PlanView {
     agents: Option<u32>,
     /// Ticks of an agent in a UTC day; none for no bound.
     ticks_per_day: Option<u32>,
+    /// Largest private state of an agent, in KiB; none for as much as this program keeps, 256.
+    state_kib: Option<u32>,
+    /// Days for which events and ticks of an agent are kept; none for the host's own.
+    retention_days: Option<u32>,
 }
 
 /// What hosting costs here.
@@ -58,6 +64,8 @@ pub struct PlanList {
     trial_days: u16,
     grace_days: u16,
     notice_days: Vec<u16>,
+    /// Public key of the node that hosting invoices come from, in hex: what a policy names that pays rent.
+    node: Option<String>,
 }
 
 /// Lists the plans.
@@ -70,6 +78,8 @@ pub async fn plans(State(app): State<Shared>) -> Json<PlanList> {
         fee_sats: plan.fee_sats,
         agents: plan.agents,
         ticks_per_day: plan.ticks_per_day,
+        state_kib: plan.state_kib,
+        retention_days: plan.retention_days,
     });
     Json(PlanList {
         charged: billing.is_some(),
@@ -78,6 +88,7 @@ pub async fn plans(State(app): State<Shared>) -> Json<PlanList> {
         trial_days: rules.trial_days,
         grace_days: rules.grace_days,
         notice_days: rules.notice_days,
+        node: billing.and_then(|billing| billing.identity.clone()),
     })
 }
 
@@ -92,6 +103,9 @@ pub struct HostedView {
     /// The next fee is due then.
     #[schema(value_type = Option<i64>)]
     paid_until_ms: Option<UnixMs>,
+    /// Why its own rent is not paid, where it was asked for lately.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rent_problem: Option<String>,
 }
 
 /// An account's hosting.
@@ -127,6 +141,23 @@ pub async fn status(State(app): State<Shared>, caller: Caller) -> Answer<Json<Ho
     let billing = app.config.billing.as_ref();
     let fee_sats = billing.map_or(0, |billing| biller::plan(&app, billing, &caller.account.plan).fee_sats);
     let all = Msat::from_sats(fee_sats.saturating_mul(agents.len() as u64)).unwrap_or(Msat::MAX);
+    let mut hosted = Vec::with_capacity(agents.len());
+    for billed in agents {
+        let due = billed.term.is_some_and(|term| app.now() >= term.paid_until.plus_ms(-RENT_SHOWN_MS));
+        let rent_problem = match billing {
+            Some(billing) if due && billed.credit < Msat::sats(fee_sats) => {
+                rent::problem(&app, billing, billed.npub, Msat::sats(fee_sats)).await?
+            }
+            Some(_) | None => None,
+        };
+        hosted.push(HostedView {
+            npub: billed.npub,
+            name: billed.name,
+            hosting: if billing.is_some() { billed.hosting.as_str() } else { Hosting::Paid.as_str() },
+            paid_until_ms: billed.term.map(|term| term.paid_until),
+            rent_problem,
+        });
+    }
     Ok(Json(HostingView {
         charged: billing.is_some(),
         plan: caller.account.plan.clone(),
@@ -134,15 +165,7 @@ pub async fn status(State(app): State<Shared>, caller: Caller) -> Answer<Json<Ho
         credit_msat: credit.as_u64(),
         trial_until_ms,
         missing_sats: all.saturating_sub(credit).sats_ceil(),
-        agents: agents
-            .into_iter()
-            .map(|billed| HostedView {
-                npub: billed.npub,
-                name: billed.name,
-                hosting: if billing.is_some() { billed.hosting.as_str() } else { Hosting::Paid.as_str() },
-                paid_until_ms: billed.term.map(|term| term.paid_until),
-            })
-            .collect(),
+        agents: hosted,
     }))
 }
 

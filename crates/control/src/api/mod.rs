@@ -17,6 +17,7 @@ mod invoice;
 mod moving;
 mod policy;
 mod pool;
+mod refund;
 mod rollback;
 mod run;
 mod sealed;
@@ -126,6 +127,7 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(webhook::retry))
         .routes(routes!(hosting::status))
         .routes(routes!(hosting::history))
+        .routes(routes!(refund::create, refund::list))
         .routes(routes!(hosting::invoice, hosting::invoices))
         .routes(routes!(hosting::read_invoice))
         .routes(routes!(hosting::qr))

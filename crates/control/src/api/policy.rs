@@ -85,6 +85,10 @@ pub async fn store(app: &Shared, caller: &Caller, agent: &Agent, event: &Event) 
         Some(Conflict::Version) => Problem::new(Code::PolicyTooOld).extra("stored_version", agent.policy_version),
         _ => error.into(),
     })?;
+    if app.config.billing.is_some() {
+        // It may pay its own rent by now.
+        nexus_store::rent::look_now(&app.store, agent.npub).await?;
+    }
     app.wake_agent(agent.npub);
     Ok(stored)
 }

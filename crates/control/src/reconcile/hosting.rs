@@ -15,6 +15,7 @@ use nexus_store::sub_account::{self, Payee, State};
 use nexus_store::{Conflict, StoreError, installation, ledger};
 
 use super::pause;
+use super::rent;
 use super::till::{self, FOLLOW_MS, PATIENCE, Place};
 use crate::app::Shared;
 use crate::config::Billing;
@@ -102,7 +103,7 @@ async fn audits(app: &Shared, billing: &Billing) {
 /// many entries and accounts are not sound, and how many invoices differ.
 pub async fn audit(app: &Shared, billing: &Billing) -> Result<(i64, i64), StoreError> {
     let found = ledger::unsound(&app.store).await?;
-    let unsound = found.entries + found.accounts;
+    let unsound = found.entries + found.accounts + found.refunds;
     if unsound > 0 {
         tracing::error!(?found, "the hosting ledger is not sound: restore it, or find out who wrote to the database");
     }
@@ -146,7 +147,7 @@ pub async fn round(app: &Shared, billing: &Billing) -> Result<bool, StoreError> 
         }
     }
     for billed in hosting::due(&app.store, app.now(), BATCH).await? {
-        bill(app, billing, &billed).await?;
+        bill(app, billing, &billed, answers).await?;
     }
     Ok(answers)
 }
@@ -171,15 +172,15 @@ pub(crate) async fn ask(app: &Shared, billing: &Billing, invoice: &Invoice) -> R
 }
 
 /// Charges an agent's next month if it is due and there is credit; says how it stands else.
-pub(crate) async fn bill(app: &Shared, billing: &Billing, billed: &Billed) -> Result<(), StoreError> {
-    match charge(app, billing, billed).await {
+pub(crate) async fn bill(app: &Shared, billing: &Billing, billed: &Billed, answers: bool) -> Result<(), StoreError> {
+    match charge(app, billing, billed, answers).await {
         // Billed meanwhile, or gone: looked at again if it still is due.
         Err(error) if error.is_duplicate() || error.conflict() == Some(&Conflict::Version) => Ok(()),
         done => done,
     }
 }
 
-async fn charge(app: &Shared, billing: &Billing, billed: &Billed) -> Result<(), StoreError> {
+async fn charge(app: &Shared, billing: &Billing, billed: &Billed, answers: bool) -> Result<(), StoreError> {
     let (now, rules, plan) = (app.now(), &billing.rules, plan(app, billing, &billed.plan));
     let trial_until = match billed.trial_until {
         Some(until) => until,
@@ -208,14 +209,12 @@ async fn charge(app: &Shared, billing: &Billing, billed: &Billed) -> Result<(), 
     // Nobody is warned of a trial's end in the moment in which it begins.
     let quiet = covered || billed.term.is_none();
     let notice = if quiet { None } else { rules.notice(term.paid_until, billed.notice, now) };
-    let looked = Looked {
-        term,
-        hosting: rules.hosting(&term, now),
-        notice,
-        covered,
-        look_at: rules.look_at(&term, now),
-        ticks_per_day: plan.ticks_per_day,
-    };
+    let mut look_at = rules.look_at(&term, now);
+    if !covered && let Some(at) = rent::pursue(app, billing, billed, &term, plan.fee(), answers).await? {
+        look_at = look_at.min(at);
+    }
+    let looked =
+        Looked { term, hosting: rules.hosting(&term, now), notice, covered, look_at, included: plan.included() };
     let seqs = hosting::looked(&app.store, billed, looked, now).await?;
     announce(app, billed.npub, &seqs);
     Ok(())

@@ -57,6 +57,7 @@ pub async fn round(app: &Shared, walk: &mut Walk) -> Result<(), StoreError> {
         in_pieces(|| audit::purge(store, before(kept.audit_days), BATCH).boxed()).boxed(),
         purge_relay(app, before(kept.relay_days), walk).boxed(),
         prune_events(app, before(kept.events_days)).boxed(),
+        as_planned(app, now).boxed(),
         collect_blobs(app, now).boxed(),
     ];
     let mut done = Ok(());
@@ -111,6 +112,27 @@ async fn prune_events(app: &Shared, before: UnixMs) -> Result<(), StoreError> {
             let pruned = event::prune(&app.store, npub, before, BATCH).await?;
             app.metrics.events_pruned.inc_by(pruned);
             gone += pruned;
+            pause(BREATH_MS).await;
+        }
+        if gone == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Events and ticks of agents whose plan says how long they are kept, shorter or longer than the host's own.
+async fn as_planned(app: &Shared, now: UnixMs) -> Result<(), StoreError> {
+    for _ in 0..MAX_BATCHES {
+        let mut gone = 0;
+        for (npub, before) in event::agents_past_plan(&app.store, now, BATCH).await? {
+            let pruned = event::prune(&app.store, npub, before, BATCH).await?;
+            app.metrics.events_pruned.inc_by(pruned);
+            gone += pruned;
+            pause(BREATH_MS).await;
+        }
+        for (npub, before) in tick::agents_past_plan(&app.store, now, BATCH).await? {
+            gone += tick::purge_of(&app.store, npub, before, BATCH).await?;
             pause(BREATH_MS).await;
         }
         if gone == 0 {
@@ -185,6 +207,36 @@ mod tests {
         store.write(Batch::new("lose a table").with(lose)).await.unwrap();
         assert!(round(&app, &mut Walk::default()).await.is_err());
         assert_eq!(app.metrics.blobs_collected.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_plan_keeps_history_shorter_or_longer_than_the_host() {
+        for (days, kept_events) in [(9_i64, 10), (35, 36)] {
+            let store = Store::open_memory().unwrap();
+            let clock = Arc::new(ManualClock::at(START));
+            let app = app(&store, &clock);
+            hosted(&store).await;
+            let plan = Statement::write("UPDATE agent SET retention_days = ?1", vec![days.into()]);
+            store.write(Batch::new("a plan").with(plan)).await.unwrap();
+            for day in 0..40 {
+                let at = START.plus_ms(day * DAY_MS);
+                let new = NewEvent::new(at, EventBody::BalanceChanged { balance_sats: 1 });
+                event::append(&store, AGENT, vec![new]).await.unwrap();
+                let tick = Statement::write(
+                    "INSERT INTO tick (tick_id, npub, cause, status, generation, started_at, cost_msat, actions, steps)
+                     VALUES (?1, ?2, '{}', 'completed', 0, ?3, 0, '[]', '[]')",
+                    vec![nexus_core::TickId::new(at, [0; 10]).into(), AGENT.into(), at.into()],
+                );
+                store.write(Batch::new("a tick").with(tick)).await.unwrap();
+            }
+            clock.advance_ms(39 * 86_400_000);
+            super::super::outbox::round(&app).await.unwrap();
+            round(&app, &mut Walk::default()).await.unwrap();
+            assert_eq!(event::after(&store, AGENT, 0, 100).await.unwrap().len(), kept_events, "{days}");
+            let ticks = tick::count_since(&store, AGENT, UnixMs(0)).await.unwrap();
+            assert_eq!(usize::try_from(ticks).unwrap(), kept_events, "{days}");
+            assert!(matches!(event::verify_chain(&store, AGENT).await.unwrap(), Chain::Intact { .. }));
+        }
     }
 
     #[tokio::test]

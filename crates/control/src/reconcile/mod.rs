@@ -6,6 +6,7 @@ mod housekeeping;
 mod liveness;
 mod outbox;
 mod placement;
+pub(crate) mod rent;
 mod spread;
 pub(crate) mod sub_account;
 mod till;

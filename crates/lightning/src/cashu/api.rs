@@ -244,7 +244,11 @@ impl Mint {
         self.get(format!("/v1/mint/quote/bolt11/{quote}")).await
     }
 
-    pub(super) async fn issue(&self, quote: &str, outputs: &[BlindedMessage]) -> Result<Vec<BlindSignature>, CallError> {
+    pub(super) async fn issue(
+        &self,
+        quote: &str,
+        outputs: &[BlindedMessage],
+    ) -> Result<Vec<BlindSignature>, CallError> {
         let issued = self.post::<Signatures>("/v1/mint/bolt11", &Issue { quote, outputs }, None, self.answer_ms).await;
         Ok(issued?.signatures)
     }

@@ -53,9 +53,15 @@ pub(super) struct Issue {
 pub(super) enum IssueStage {
     Open,
     /// Paid; these outputs are being signed.
-    Issuing { range: Range, amounts: Vec<u64> },
+    Issuing {
+        range: Range,
+        amounts: Vec<u64>,
+    },
     /// The proofs are stored.
-    Issued { at: UnixMs, cursor: u64 },
+    Issued {
+        at: UnixMs,
+        cursor: u64,
+    },
 }
 
 /// A payment: a melt quote under its payment hash.
@@ -78,13 +84,8 @@ pub(super) struct Payment {
 pub(super) enum PaymentStage {
     Quoted,
     Sent(Sent),
-    Settled {
-        preimage: Option<Hash32>,
-        fee: Msat,
-    },
-    Failed {
-        class: FailureClass,
-    },
+    Settled { preimage: Option<Hash32>, fee: Msat },
+    Failed { class: FailureClass },
 }
 
 /// The one request that this payment is: a repeat sends the same proofs and the same blank outputs.

@@ -54,7 +54,9 @@ impl Wallet {
         let told = Bolt11::decode(&quote.request).map_err(|error| WalletError::Protocol(error.to_string()))?;
         if told.network != self.config.network {
             let (its, ours) = (told.network, self.config.network);
-            return refused(format!("the mint makes invoices for {its}; this wallet is on {ours}: choose another mint"));
+            return refused(format!(
+                "the mint makes invoices for {its}; this wallet is on {ours}: choose another mint"
+            ));
         }
         if told.amount != Some(request.amount) || !is_quote_id(&quote.quote) || told.expired(self.clock.now()) {
             return Err(WalletError::Protocol("the mint made an invoice for something else".to_owned()));

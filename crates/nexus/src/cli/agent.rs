@@ -51,6 +51,8 @@ pub enum AgentCommand {
     Set(ConfigArgs),
     /// Show or change the signed policy: limits, autonomy, allow-lists
     Policy(PolicyArgs),
+    /// Let it pay its own hosting out of its wallet, up to so much a month, by your signature
+    Rent(RentArgs),
     /// Stop everything it does, by your signature: it thinks, signs and spends no more
     Freeze {
         /// Name or npub
@@ -93,6 +95,18 @@ pub enum AgentCommand {
     /// Addresses that wake an agent when something is posted there (Standard Webhooks)
     #[command(subcommand, visible_alias = "hooks")]
     Hook(HookCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct RentArgs {
+    /// Name or npub
+    pub agent: String,
+    /// Most that it may pay in a calendar month, in sats, fees included
+    #[arg(long, value_name = "SATS", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub month_cap: Option<u64>,
+    /// It pays no more rent
+    #[arg(long, conflicts_with = "month_cap")]
+    pub off: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use agent::{
     AcceptArgs, AddressArgs, AgentCommand, AnswerArgs, ApprovalsArgs, CatchUpArg, ConfigArgs, CreateArgs, CustodyArg,
     DeleteArgs, DisputesArgs, DisputesCommand, EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs,
-    OverlapArg, PolicyArgs, ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs, UnlockArgs,
-    WithdrawArgs,
+    OverlapArg, PolicyArgs, RentArgs, ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs,
+    UnlockArgs, WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,
@@ -22,7 +22,10 @@ pub use host::{
     BackupArgs, ControlArgs, DevArgs, DevnetArgs, DoctorArgs, FleetCommand, MigrateArgs, ParkedArgs, PoolCommand,
     ProviderArgs, RelayArgs, RestoreArgs, ScalerArgs, SimArgs, WorkerArgs,
 };
-pub use owner::{ContextCommand, HostingCommand, HostingInvoiceArgs, LoginArgs, Scope, TokenCommand, WebhookCommand};
+pub use owner::{
+    ContextCommand, HostingCommand, HostingInvoiceArgs, HostingRefundArgs, LoginArgs, Scope, TokenCommand,
+    WebhookCommand,
+};
 
 /// Hosts sovereign AI agents: a Nostr identity and a Lightning wallet each, thinking around the clock.
 #[derive(Debug, Parser)]

@@ -48,12 +48,24 @@ pub enum HostingCommand {
     Status,
     /// Pay for hosting: an invoice of the operator's, which becomes credit
     Invoice(HostingInvoiceArgs),
+    /// Take unused credit back: pays a Lightning invoice of yours
+    Refund(HostingRefundArgs),
     /// What was credited and charged, newest first
     History {
         /// How many
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
         limit: u32,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct HostingRefundArgs {
+    /// How much; the invoice has to ask for exactly this
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub sats: u64,
+    /// The invoice (BOLT 11)
+    #[arg(long, value_name = "INVOICE")]
+    pub to: String,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use nexus_client::Error;
 use serde_json::{Value, json};
 
 use super::agent::fund;
-use crate::cli::{Global, HostingCommand, HostingInvoiceArgs};
+use crate::cli::{Global, HostingCommand, HostingInvoiceArgs, HostingRefundArgs};
 use crate::output::{Output, field, group, moment, relative};
 use crate::session::Session;
 
@@ -22,6 +22,7 @@ pub async fn run(command: HostingCommand, global: &Global, output: Output) -> an
         HostingCommand::Plans => plans(&session).await,
         HostingCommand::Status => status(&session).await,
         HostingCommand::Invoice(args) => invoice(&session, &args).await,
+        HostingCommand::Refund(args) => refund(&session, &args).await,
         HostingCommand::History { limit } => history(&session, limit).await,
     }
 }
@@ -45,9 +46,12 @@ async fn plans(session: &Session) -> anyhow::Result<()> {
             Cell::new(group(plan["fee_sats"].as_u64().unwrap_or(0))),
             Cell::new(bound(&plan["agents"])),
             Cell::new(bound(&plan["ticks_per_day"])),
+            Cell::new(plan["state_kib"].as_u64().map_or("256 KiB".to_owned(), |kib| format!("{kib} KiB"))),
+            Cell::new(plan["retention_days"].as_u64().map_or("the host's".to_owned(), |days| format!("{days} days"))),
         ]
     });
-    session.output.line(session.output.table(["PLAN", "SATS A MONTH, EACH AGENT", "AGENTS", "TICKS A DAY"], rows));
+    let heads = ["PLAN", "SATS A MONTH, EACH AGENT", "AGENTS", "TICKS A DAY", "STATE", "HISTORY KEPT"];
+    session.output.line(session.output.table(heads, rows));
     let (trial, grace) = (field(&answer, "trial_days"), field(&answer, "grace_days"));
     session
         .output
@@ -132,6 +136,41 @@ async fn invoice(session: &Session, args: &HostingInvoiceArgs) -> anyhow::Result
             return Err(Error::Failed(text.to_owned()).into());
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn refund(session: &Session, args: &HostingRefundArgs) -> anyhow::Result<()> {
+    let keys = session.owner_keys()?;
+    let owner = session.as_owner(&keys);
+    let body = json!({ "amount_sats": args.sats, "invoice": args.to });
+    let made = owner.post("/v1/hosting/refunds", &body).await?;
+    let hash = field(&made, "payment_hash");
+    let deadline = session.clock.mono().plus_ms(PLAY_TIMEOUT_MS);
+    loop {
+        let all = session.api.get("/v1/hosting/refunds").await?;
+        let all = all["refunds"].as_array().cloned().unwrap_or_default();
+        let found =
+            all.into_iter().find(|refund| refund["payment_hash"] == hash.as_str()).unwrap_or_else(|| made.clone());
+        match found["state"].as_str().unwrap_or_default() {
+            "settled" => {
+                let fee = found["fee_msat"].as_u64().unwrap_or(0).div_ceil(1_000);
+                session.output.either(&found, || {
+                    format!("{} sats are back with you; the network took {}.", group(args.sats), group(fee))
+                });
+                return Ok(());
+            }
+            "failed" | "canceled" => {
+                let why = found["why"].as_str().unwrap_or("it was not paid").to_owned();
+                return Err(Error::Failed(format!("{why}\n  next: it is credit again; try another invoice")).into());
+            }
+            _ if session.clock.mono() >= deadline => {
+                session.output.either(&found, || {
+                    "It is on its way. What comes of it stands in `nexus hosting history`.".to_owned()
+                });
+                return Ok(());
+            }
+            _ => tokio::time::sleep(LOOK).await,
+        }
     }
 }
 

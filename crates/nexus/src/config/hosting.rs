@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use nexus_control::Billing;
-use nexus_core::hosting::{HostingRules, MAX_FEE_SATS, Plan};
+use nexus_core::hosting::{HostingRules, Plan};
 use nexus_core::{Clock, Hash32};
 use nexus_lightning::Receive;
 use nexus_lightning::lnd::{InvoiceMacaroon, LndReceive, MacaroonError, NodeConfig, PayerMacaroon, Trust};
@@ -22,6 +22,8 @@ pub struct HostingConfig {
     pub plan: String,
     pub plans: BTreeMap<String, Plan>,
     pub rules: HostingRules,
+    /// Whether credit goes back to whoever paid it, when its owner asks: only where a payer runs.
+    pub refunds: bool,
     /// The node that is paid; without one the development network, where that is allowed.
     pub lnd: Option<LndNode>,
 }
@@ -33,6 +35,7 @@ impl Default for HostingConfig {
             plan: "hosted".to_owned(),
             plans: BTreeMap::from([("hosted".to_owned(), Plan::default())]),
             rules: HostingRules::default(),
+            refunds: false,
             lnd: None,
         }
     }
@@ -61,12 +64,15 @@ impl HostingConfig {
         if !self.plans.contains_key(&self.plan) {
             return Err(format!("hosting.plan: there is no plan {:?} in hosting.plans", self.plan));
         }
-        if let Some((name, _)) = self.plans.iter().find(|(_, plan)| plan.fee_sats > MAX_FEE_SATS) {
-            return Err(format!("hosting.plans.{name}.fee_sats: use 0 to {MAX_FEE_SATS}"));
+        for (name, plan) in &self.plans {
+            plan.check().map_err(|why| format!("hosting.plans.{name}.{why}"))?;
         }
         let rules = &self.rules;
         if rules.trial_days > 365 || rules.grace_days > 365 {
             return Err("hosting.rules: trial_days and grace_days: use 0 to 365".to_owned());
+        }
+        if !(1..=168).contains(&rules.rent_lead_hours) {
+            return Err("hosting.rules.rent_lead_hours: use 1 to 168".to_owned());
         }
         if rules.notice_days.len() > 10 || rules.notice_days.iter().any(|days| *days == 0 || *days > 28) {
             return Err("hosting.rules.notice_days: at most ten, each 1 to 28".to_owned());
@@ -80,20 +86,20 @@ impl HostingConfig {
     /// What a control plane charges, with the node that it is paid to.
     pub fn billing(
         &self,
-        development: Option<Arc<dyn Receive>>,
+        development: Option<(Arc<dyn Receive>, Option<String>)>,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Option<Billing>> {
         if !self.charge {
             return Ok(None);
         }
-        let node = match (&self.lnd, development) {
-            (Some(node), _) => Arc::new(node.open("hosting.lnd", clock)?),
+        let (node, identity): (Arc<dyn Receive>, _) = match (&self.lnd, development) {
+            (Some(node), _) => (Arc::new(node.open("hosting.lnd", clock)?), Some(node.identity.to_lowercase())),
             (None, Some(development)) => development,
             (None, None) => bail!(
                 "hosting is charged for, and there is no node to be paid\n  next: set hosting.lnd, or hosting.charge = false"
             ),
         };
-        Ok(Some(Billing { rules: self.rules.clone(), plans: self.plans.clone(), node }))
+        Ok(Some(Billing { rules: self.rules.clone(), plans: self.plans.clone(), node, identity }))
     }
 }
 

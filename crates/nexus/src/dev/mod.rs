@@ -14,8 +14,9 @@ use std::time::Duration;
 use anyhow::Context;
 use nexus_core::time::random;
 use nexus_core::{Clock, Entropy};
-use nexus_lightning::devnet;
+use nexus_lightning::{Network, devnet};
 use nexus_seal::Signer;
+use nexus_seal::payout::PayoutKey;
 use nexus_store::{Store, installation};
 use nexus_worker::Extras;
 use prometheus_client::registry::Registry;
@@ -98,6 +99,7 @@ fn start(
             .hosting
             .billing(Some(role::till(&host.devnet, &host.keys.operator_key()?)), host.base.clock.clone())?,
         accounts: host.base.config.agent_wallets.accounts(&host.base.config.hosting, host.base.clock.clone())?,
+        refunds: pays_refunds(&host.base.config),
         // The lock of the data directory is held.
         sole: true,
         operators: nexus_control::Operators::Anyone,
@@ -125,6 +127,12 @@ fn start(
     roles.start("control", wire::control(base, front, registry, api));
     roles.start("relay", wire::relay(base, host.relay_url.clone(), providers, true, relay));
     roles.start("worker", wire::worker(base, hosting));
+    if pays_refunds(&base.config) {
+        let key = host.keys.operator_key()?;
+        let till = Arc::new(role::till_wallet(&host.devnet, &key));
+        let signer = PayoutKey::of(&key)?.public();
+        roles.start("refunds", wire::payouts(base, till, Network::Regtest, signer));
+    }
     if base.config.provider.enabled {
         let shop = Shop {
             relay_url: &host.relay_url,
@@ -135,6 +143,11 @@ fn start(
         roles.start("provider", wire::provider(base, shop, backend, &host.data_dir.join("provider")));
     }
     Ok(roles)
+}
+
+/// On the development network the operator's account is here, and can pay.
+const fn pays_refunds(config: &Config) -> bool {
+    config.hosting.charge && config.hosting.lnd.is_none()
 }
 
 /// Says that the host is ready, then waits: for being told to stop, or for a role that ends by itself.

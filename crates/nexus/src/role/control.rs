@@ -47,6 +47,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         },
         billing,
         accounts,
+        refunds: config.hosting.refunds,
         sole: false,
         operators: Operators::Listed(config.operator.npubs.clone()),
         development: config.allow_development,
@@ -63,7 +64,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
 }
 
 /// The operator's account on a development network that somebody else keeps.
-async fn till(place: &str, key: &OperatorKey) -> anyhow::Result<Arc<dyn Receive>> {
+async fn till(place: &str, key: &OperatorKey) -> anyhow::Result<(Arc<dyn Receive>, Option<String>)> {
     let network = devnet::open(place.parse()?, role::devnet::parts()).await;
     let network =
         network.with_context(|| format!("opening the development network {place}\n  next: check `devnet`"))?;

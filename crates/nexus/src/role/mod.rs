@@ -39,10 +39,15 @@ use wire::Roles;
 /// How long a role has to end what it is at, once told to stop.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Where hosting is paid to on a development network: an account that only the operator's key gives.
-pub fn till(network: &nexus_lightning::devnet::Devnet, key: &OperatorKey) -> Arc<dyn Receive> {
+/// Where hosting is paid to on a development network: an account that only the operator's key gives, and the network's node.
+pub fn till(network: &nexus_lightning::devnet::Devnet, key: &OperatorKey) -> (Arc<dyn Receive>, Option<String>) {
+    (Arc::new(till_wallet(network, key)), network.node())
+}
+
+/// The same account, which can also pay out of it.
+pub fn till_wallet(network: &nexus_lightning::devnet::Devnet, key: &OperatorKey) -> nexus_lightning::devnet::Wallet {
     let seed = zeroize::Zeroizing::new(format!("hosting till\n{}", key.expose_text().expose()));
-    Arc::new(network.wallet(AccountKey::from_wallet_seed(seed.as_bytes())))
+    network.wallet(AccountKey::from_wallet_seed(seed.as_bytes()))
 }
 
 /// One role that runs alone, from its start to its end.

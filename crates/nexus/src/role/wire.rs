@@ -10,14 +10,15 @@ use anyhow::{Context, anyhow};
 use nexus_control::{Accounts, Billing, ControlConfig, ControlParts, Metrics, Operators, Rate};
 use nexus_core::{Npub, WorkerId};
 use nexus_egress::Egress;
-use nexus_lightning::Hold;
 use nexus_lightning::devnet::{AccountKey, Devnet};
+use nexus_lightning::{Hold, Network, Pay};
 use nexus_nostr::{PoolConfig, RelayPool};
 use nexus_provider::{BackendConfig, ProviderParts};
 use nexus_relay::{RelayConfig, RelayParts};
 use nexus_seal::Signer;
 use nexus_seal::operator::OperatorKey;
 use nexus_vault::{LocalSigner, PoolIdentity};
+use nexus_worker::payout::Payer;
 use nexus_worker::{Extras, Faults, Traces, Vitals, Wallets, Web, WorkerParts};
 use nostr::event::Event;
 use prometheus_client::registry::Registry;
@@ -98,6 +99,8 @@ pub struct Front {
     pub billing: Option<Billing>,
     /// Accounts of agents at the operator's node; none for none.
     pub accounts: Option<Accounts>,
+    /// Whether something pays refunds of credit.
+    pub refunds: bool,
     /// No other process can place agents on this database.
     pub sole: bool,
     pub operators: Operators,
@@ -139,6 +142,7 @@ fn control_config(base: &Base, front: Front) -> ControlConfig {
         plan: front.plan,
         billing: front.billing,
         accounts: front.accounts,
+        refunds: front.refunds,
         sole_reconciler: front.sole,
         operators: front.operators,
         wallets: super::wallets::offered(&base.config, front.development),
@@ -238,6 +242,30 @@ pub fn worker(base: &Base, hosting: Hosting) -> impl Future<Output = anyhow::Res
         let ended = nexus_worker::run_with(parts, extras, stop).await;
         relays.shutdown().await;
         ended.context("running the worker")
+    }
+}
+
+/// Pays refunds of hosting credit out of the operator's node, as control has signed them.
+pub fn payouts(
+    base: &Base,
+    node: Arc<dyn Pay>,
+    network: Network,
+    signer: Npub,
+) -> impl Future<Output = anyhow::Result<()>> + use<> {
+    let payer = Payer {
+        store: base.store.clone(),
+        clock: base.clock.clone(),
+        node,
+        network,
+        signer,
+        id: WorkerId::new(base.clock.now(), nexus_core::time::random(&*base.entropy)),
+        faults: Faults::from_environment(),
+        sent: std::sync::Mutex::default(),
+    };
+    let stop = base.stop.clone();
+    async move {
+        payer.run(stop).await;
+        Ok(())
     }
 }
 

@@ -113,7 +113,7 @@ async fn leave_from(
 }
 
 /// What was open ends here: the agent goes on elsewhere, from its last committed tick.
-fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 8] {
+fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 9] {
     [
         Statement::write(
             "DELETE FROM journal WHERE tick_id IN (SELECT tick_id FROM tick WHERE npub = ?1 AND status = 'open')",
@@ -129,6 +129,7 @@ fn end_statements(npub: Npub, at: UnixMs) -> [Statement; 8] {
         Statement::write("DELETE FROM invoice_watch WHERE npub = ?1", params![npub]),
         Statement::write("DELETE FROM hook WHERE npub = ?1", params![npub]),
         wallet_record::forget_statement(npub),
+        Statement::write("UPDATE hosting_invoice SET used = 1 WHERE npub = ?1", params![npub]),
     ]
 }
 

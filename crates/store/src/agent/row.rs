@@ -15,7 +15,7 @@ macro_rules! agent_columns {
             a.last_tick_at, a.balance_msat, a.balance_at, a.policy_version, a.last_quote_msat, a.event_seq,
             a.event_head, a.created_at, a.updated_at, a.reader_version, a.moved_to,
             a.restored_at, a.unreconciled, a.noticed, a.noticed_at, a.schedules_at, a.next_schedule_at,
-            a.hosting_notice, a.ticks_per_day, a.address, a.shown_active FROM agent a"
+            a.hosting_notice, a.ticks_per_day, a.state_kib, a.address, a.shown_active FROM agent a"
     };
 }
 pub(crate) use agent_columns;
@@ -61,6 +61,7 @@ pub(crate) fn agent_row(row: &mut Columns) -> Result<Agent> {
         next_schedule_at: row.get()?,
         hosting_notice: row.get::<Option<i64>>()?.and_then(|days| u16::try_from(days).ok()),
         ticks_per_day: row.get::<Option<i64>>()?.and_then(|ticks| u32::try_from(ticks).ok()),
+        state_kib: row.get::<Option<i64>>()?.and_then(|kib| u32::try_from(kib).ok()),
         address: row.get()?,
         shown_active: row.get()?,
     })

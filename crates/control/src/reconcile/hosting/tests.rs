@@ -89,7 +89,7 @@ impl World {
         let clock = Arc::new(ManualClock::at(start));
         let node = Arc::new(Node::default());
         let plans = BTreeMap::from([("hosted".to_owned(), Plan { fee_sats: FEE, ..Plan::default() })]);
-        let billing = Billing { rules: HostingRules::default(), plans, node: node.clone() };
+        let billing = Billing { rules: HostingRules::default(), plans, node: node.clone(), identity: None };
         let config = ControlConfig::new("http://127.0.0.1".parse().unwrap());
         let app = app_with(&store, &clock, ControlConfig { billing: Some(billing), ..config });
         hosted(&store).await;

@@ -49,6 +49,7 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Balance { agent } => fund::balance(&session, &agent).await,
         AgentCommand::Set(args) => change::run(&session, &args).await,
         AgentCommand::Policy(args) => policy::run(&session, &args).await,
+        AgentCommand::Rent(args) => policy::rent(&session, &args).await,
         AgentCommand::Freeze { agent } => policy::freeze(&session, &agent, true).await,
         AgentCommand::Thaw { agent } => policy::freeze(&session, &agent, false).await,
         AgentCommand::Unlock(args) => unlock::run(&session, &args).await,
@@ -87,6 +88,7 @@ const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
         | AgentCommand::Balance { .. }
         | AgentCommand::Set(_)
         | AgentCommand::Policy(_)
+        | AgentCommand::Rent(_)
         | AgentCommand::Freeze { .. }
         | AgentCommand::Thaw { .. }
         | AgentCommand::Unlock(_)

@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::process::Command;
 
 use nexus_client::{Error, file, policy};
-use nexus_core::Npub;
 use nexus_core::policy::Policy;
+use nexus_core::rent::Rent;
+use nexus_core::{Msat, Npub};
 use serde_json::json;
 
-use crate::cli::PolicyArgs;
+use crate::cli::{PolicyArgs, RentArgs};
 use crate::output::sats;
 use crate::prompt;
 use crate::session::Session;
@@ -39,6 +40,63 @@ pub async fn freeze(session: &Session, agent: &str, frozen: bool) -> anyhow::Res
     let before = current.clone().unwrap_or_else(|| Policy::default_for(npub));
     let version = current.as_ref().map_or(1, |policy| policy.version + 1);
     sign(session, &npub, current.as_ref(), &Policy { version, frozen, ..before }).await
+}
+
+/// `nexus agent rent`: shows what it pays of its own hosting, or signs the next version that says what it may.
+pub async fn rent(session: &Session, args: &RentArgs) -> anyhow::Result<()> {
+    let npub = session.agent(&args.agent).await?;
+    let owner = session.context.owner.as_ref().map(nexus_client::OwnerKey::npub);
+    let owner = owner.ok_or_else(|| Error::NoOwnerKey(session.context.name.clone()))?;
+    let current = policy::stored(&session.api, &npub, &owner).await?.map(|signed| signed.policy);
+    let rent = match (args.month_cap, args.off) {
+        (None, false) => return show_rent(session, &npub, current.as_ref()).await,
+        (None, true) => None,
+        (Some(sats), _) => {
+            let plans = session.api.get("/v1/plans").await?;
+            let Some(payee) = plans["node"].as_str() else {
+                let text = "this host does not say which node hosting is paid to, or charges nothing\n  next: nexus hosting plans";
+                return Err(Error::Refused(text.to_owned()).into());
+            };
+            Some(Rent { month_msat: Msat::sats(sats), payee: payee.to_owned() })
+        }
+    };
+    let before = current.clone().unwrap_or_else(|| Policy::default_for(npub));
+    let version = current.as_ref().map_or(1, |policy| policy.version + 1);
+    sign(session, &npub, current.as_ref(), &Policy { version, rent, ..before }).await
+}
+
+async fn show_rent(session: &Session, npub: &Npub, current: Option<&Policy>) -> anyhow::Result<()> {
+    let hosting = session.api.get("/v1/hosting").await?;
+    let agents = hosting["agents"].as_array().cloned().unwrap_or_default();
+    let hosted = agents.into_iter().find(|agent| agent["npub"] == npub.to_string()).unwrap_or_default();
+    let rent = current.and_then(|policy| policy.rent.as_ref());
+    let fee = hosting["fee_sats"].as_u64().unwrap_or(0);
+    let document = json!({
+        "month_cap_sats": rent.map(|rent| rent.month_msat.whole_sats()),
+        "payee": rent.map(|rent| rent.payee.clone()),
+        "fee_sats": fee,
+        "hosting": hosted["hosting"],
+        "paid_until_ms": hosted["paid_until_ms"],
+        "problem": hosted["rent_problem"],
+    });
+    session.output.either(&document, || match rent {
+        None => format!(
+            "It pays no rent. A month is {fee} sats, and the network's fee.\nNext: nexus agent rent A --month-cap SATS"
+        ),
+        Some(rent) => {
+            let mut text = format!(
+                "It pays its hosting itself: up to {} a month, to {}.\nA month is {fee} sats, and the network's fee. Hosting: {}.",
+                sats(rent.month_msat),
+                rent.payee,
+                hosted["hosting"].as_str().unwrap_or("-")
+            );
+            if let Some(problem) = hosted["rent_problem"].as_str() {
+                text.push_str(&format!("\nNot paid: {problem}"));
+            }
+            text
+        }
+    });
+    Ok(())
 }
 
 fn show(session: &Session, current: Option<&Policy>) -> anyhow::Result<()> {
