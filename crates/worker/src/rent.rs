@@ -312,6 +312,5 @@ mod tests {
     #[test]
     fn a_step_fits_what_drivers_take() {
         assert_eq!(step(&Hash32::from_bytes([7; 32])).len(), 37);
-        assert_eq!(Window::Rent(Month(202_611)).key(), "rent:202611");
     }
 }
