@@ -1,7 +1,7 @@
 -- As the account's plan has it; null for no bound, and for the host's own retention.
 ALTER TABLE agent ADD COLUMN state_kib BIGINT;
 ALTER TABLE agent ADD COLUMN retention_days BIGINT;
--- Invoices that are for one agent's next month (`<start>:<number>`), which its own wallet pays; and whether what came was
+-- Invoices of the origin `rent`, which are for one agent's next month (`<start>:<number>`), which its own wallet pays; and whether what came was
 -- charged. Until then no other month is taken from it.
 ALTER TABLE hosting_invoice ADD COLUMN npub BYTES;
 ALTER TABLE hosting_invoice ADD COLUMN rent_month TEXT;

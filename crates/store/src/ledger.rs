@@ -173,6 +173,8 @@ pub struct Unsound {
     pub accounts: i64,
     /// Accounts whose refunds on their way are not what the book holds for them.
     pub refunds: i64,
+    /// Accounts with less credit than what agents paid for their own months.
+    pub kept: i64,
 }
 
 pub async fn unsound(store: &Store) -> Result<Unsound> {
@@ -185,8 +187,13 @@ pub async fn unsound(store: &Store) -> Result<Unsound> {
             (SELECT COALESCE(SUM(p.amount_msat + p.max_fee_msat), 0) FROM hosting_payout p WHERE p.account_id = a.account_id
                 AND p.state NOT IN ('settled', 'failed', 'canceled'))
             <> -(SELECT COALESCE(SUM(l.amount_msat), 0) FROM ledger_line l WHERE l.book = 'refunds'
-                AND l.account_id = a.account_id))";
-    let read = |row: &mut Columns| Ok(Unsound { entries: row.get()?, accounts: row.get()?, refunds: row.get()? });
+                AND l.account_id = a.account_id)),
+        (SELECT COUNT(*) FROM account a WHERE a.credit_msat <
+            (SELECT COALESCE(SUM(i.paid_msat), 0) FROM hosting_invoice i WHERE i.account_id = a.account_id
+                AND i.npub IS NOT NULL AND i.used = 0 AND i.state = 'paid'))";
+    let read = |row: &mut Columns| {
+        Ok(Unsound { entries: row.get()?, accounts: row.get()?, refunds: row.get()?, kept: row.get()? })
+    };
     Ok(store.row("audit the hosting ledger", sql, params![], read).await?.unwrap_or_default())
 }
 

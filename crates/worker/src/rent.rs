@@ -91,11 +91,15 @@ async fn pay(
     let driver = wallet::open(pen.host, opened).await?;
     let hash = due.invoice.hash;
     let stored = payment::get(&pen.host.store, pen.npub, hash).await?;
-    let known = opened.state.rent.find(&hash).is_some();
+    let counted = opened.state.rent.find(&hash).map(|begun| begun.cost);
+    let known = counted.is_some();
     let mut payment = match stored {
         Some(_) if !known => return Ok(Err("this invoice was met before, and not as rent".to_owned())),
         None if known => return Ok(Err("its payment is gone from the database: it is not begun anew".to_owned())),
-        Some(payment) if payment.state.unresolved() => return follow(pen, &*driver, payment, due).await.map(Ok),
+        Some(payment) if payment.state.unresolved() => {
+            let counted = counted.unwrap_or(due.amount);
+            return follow(pen, &*driver, payment, due, counted).await.map(Ok);
+        }
         Some(payment) if payment.state == PaymentState::Settled || payment.state == PaymentState::Canceled => {
             return Ok(Ok(told(&payment, payment.state, None)));
         }
@@ -125,7 +129,8 @@ async fn pay(
             }
         }
     };
-    believe(&mut payment, &due);
+    let counted = opened.state.rent.find(&hash).map_or(due.amount, |begun| begun.cost);
+    believe(&mut payment, &due, counted);
     let (resolved, why) = dispatch(pen, &*driver, &mut payment, stop).await?;
     Ok(Ok(told(&payment, resolved.state, why)))
 }
@@ -134,11 +139,13 @@ fn told(payment: &Payment, state: PaymentState, why: Option<String>) -> RentPaid
     RentPaid { payment_hash: payment.hash, state: state.as_str().to_owned(), why }
 }
 
-/// What is sent is what was judged here, whatever the row says by now.
-fn believe(payment: &mut Payment, due: &Due) {
+/// What is sent is what was judged here and counted in the state, whatever the row says by now.
+fn believe(payment: &mut Payment, due: &Due, counted: Msat) {
     payment.bolt11.clone_from(&due.text);
     payment.step = step(&due.invoice.hash);
     payment.expires_at = due.invoice.expires_at;
+    payment.amount = due.amount;
+    payment.max_fee = counted.saturating_sub(due.amount);
 }
 
 /// The payable step; drivers take up to 64 bytes.
@@ -296,11 +303,10 @@ async fn follow(
     driver: &dyn WalletDriver,
     mut payment: Payment,
     due: Due,
+    counted: Msat,
 ) -> Result<RentPaid, TurnError> {
-    let kept = (payment.max_fee, payment.amount);
-    believe(&mut payment, &due);
+    believe(&mut payment, &due, counted);
     let resolved = ask(pen, driver, &payment, true).await;
-    (payment.max_fee, payment.amount) = kept;
     store(pen, &payment, &resolved).await?;
     Ok(told(&payment, resolved.state, None))
 }

@@ -9,7 +9,8 @@ use nexus_core::approval::State;
 use nexus_core::budget::Window;
 use nexus_core::event::EventBody;
 use nexus_core::payment::PaymentState;
-use nexus_core::{Msat, UnixMs};
+use nexus_core::rent::Begun;
+use nexus_core::{Hash32, Msat, UnixMs};
 use nexus_store::agent::{self, Agent, Settle};
 use nexus_store::backup::RESTORED;
 use nexus_store::event::NewEvent;
@@ -54,6 +55,15 @@ pub(crate) async fn reconcile(pen: &Pen<'_>, agent: &mut Agent, opened: &mut Ope
             opened.state.add_spend(day, missing);
         }
         side.push(Side::CountSpent { window, amount: missing });
+        if opened.policy().is_some_and(|policy| policy.rent.is_some()) {
+            // It may have been rent: counted as that, and never given back.
+            let (hash, expires_at) = (Hash32::sha256(format!("restored:{}", at.0).as_bytes()), UnixMs(i64::MAX));
+            let begun = Begun { hash, cost: missing, attempt: 1, expires_at };
+            let month = opened.state.rent.month_at(now);
+            if opened.state.rent.begin(month, begun, Msat::MAX).is_err() {
+                tracing::warn!(npub = %pen.npub.short(), "the month has begun too many payments of rent to count another");
+            }
+        }
     }
     let over = State::Expired { at: now };
     let mut events = vec![NewEvent::new(now, EventBody::Restored { missing_sats: missing.sats_ceil() })];

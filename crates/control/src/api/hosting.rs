@@ -323,9 +323,9 @@ enum Format {
 /// One receipt.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EntryView {
-    /// What happened, once: `paid:<payment hash>`, `month:<agent>:<start>:<number>`, `unused:…`.
+    /// What happened, once: `paid:<payment hash>`, `month:<agent>:<start>:<number>`, `unused:…`, `refund:<payment hash>`, `refund_…`.
     id: String,
-    /// `top_up`, `month` or `unused`.
+    /// `top_up`, `month`, `unused`, `refund`, or `refund_back` for what of a refund is credit again.
     kind: String,
     #[schema(value_type = Option<String>)]
     npub: Option<Npub>,

@@ -3,6 +3,8 @@
 //! Only where the term is held, so that one control plane asks the node; should two for a moment, every step is still done
 //! once, by its key in the ledger.
 
+use std::sync::atomic::AtomicBool;
+
 use futures::FutureExt;
 use nexus_bus::Wake;
 use nexus_core::Npub;
@@ -103,7 +105,7 @@ async fn audits(app: &Shared, billing: &Billing) {
 /// many entries and accounts are not sound, and how many invoices differ.
 pub async fn audit(app: &Shared, billing: &Billing) -> Result<(i64, i64), StoreError> {
     let found = ledger::unsound(&app.store).await?;
-    let unsound = found.entries + found.accounts + found.refunds;
+    let unsound = found.entries + found.accounts + found.refunds + found.kept;
     if unsound > 0 {
         tracing::error!(?found, "the hosting ledger is not sound: restore it, or find out who wrote to the database");
     }
@@ -146,8 +148,9 @@ pub async fn round(app: &Shared, billing: &Billing) -> Result<bool, StoreError> 
             break;
         }
     }
+    let up = AtomicBool::new(answers);
     for billed in hosting::due(&app.store, app.now(), BATCH).await? {
-        bill(app, billing, &billed, answers).await?;
+        bill(app, billing, &billed, &up).await?;
     }
     Ok(answers)
 }
@@ -172,15 +175,15 @@ pub(crate) async fn ask(app: &Shared, billing: &Billing, invoice: &Invoice) -> R
 }
 
 /// Charges an agent's next month if it is due and there is credit; says how it stands else.
-pub(crate) async fn bill(app: &Shared, billing: &Billing, billed: &Billed, answers: bool) -> Result<(), StoreError> {
-    match charge(app, billing, billed, answers).await {
+pub(crate) async fn bill(app: &Shared, billing: &Billing, billed: &Billed, up: &AtomicBool) -> Result<(), StoreError> {
+    match charge(app, billing, billed, up).await {
         // Billed meanwhile, or gone: looked at again if it still is due.
         Err(error) if error.is_duplicate() || error.conflict() == Some(&Conflict::Version) => Ok(()),
         done => done,
     }
 }
 
-async fn charge(app: &Shared, billing: &Billing, billed: &Billed, answers: bool) -> Result<(), StoreError> {
+async fn charge(app: &Shared, billing: &Billing, billed: &Billed, up: &AtomicBool) -> Result<(), StoreError> {
     let (now, rules, plan) = (app.now(), &billing.rules, plan(app, billing, &billed.plan));
     let trial_until = match billed.trial_until {
         Some(until) => until,
@@ -210,7 +213,7 @@ async fn charge(app: &Shared, billing: &Billing, billed: &Billed, answers: bool)
     let quiet = covered || billed.term.is_none();
     let notice = if quiet { None } else { rules.notice(term.paid_until, billed.notice, now) };
     let mut look_at = rules.look_at(&term, now);
-    if !covered && let Some(at) = rent::pursue(app, billing, billed, &term, plan.fee(), answers).await? {
+    if !covered && let Some(at) = rent::pursue(app, billing, billed, &term, plan.fee(), up).await? {
         look_at = look_at.min(at);
     }
     let looked =

@@ -3,6 +3,7 @@
 //!
 //! Control decides nothing about the money: the worker checks the owner's signed policy, and pays this node or nobody.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nexus_core::hosting::Term;
@@ -35,14 +36,14 @@ const PAUSE_MS: (i64, i64) = (60_000, 3_600_000);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Has the agent pay what its next month costs beyond the credit, where its policy says that it does. Returns when to look
-/// again; none where it pays no rent.
+/// again; none where it pays no rent. `up`: whether the node is asked for invoices in this round.
 pub(crate) async fn pursue(
     app: &Shared,
     billing: &Billing,
     billed: &Billed,
     term: &Term,
     fee: Msat,
-    answers: bool,
+    up: &AtomicBool,
 ) -> Result<Option<UnixMs>, StoreError> {
     let now = app.now();
     let Some((policy, version)) = signed(app, billed.npub).await? else { return Ok(None) };
@@ -55,8 +56,8 @@ pub(crate) async fn pursue(
     if let Some(open) = latest.as_ref().filter(|latest| latest.may_be_paid(now)) {
         if open.bolt11.is_empty() {
             // A crash, or the node's silence, came in between: asked again it makes the same one.
-            if answers && now < open.expires_at {
-                make(app, billing, open).await?;
+            if up.load(Ordering::Relaxed) && now < open.expires_at {
+                make(app, billing, open, up).await?;
             }
         } else if now.plus_ms(LAST_ASK_MS) < open.expires_at {
             ask(app, billed.npub, open, version).await?;
@@ -73,10 +74,10 @@ pub(crate) async fn pursue(
     if pause.is_some_and(|until| now < until) {
         return Ok(Some(now.plus_ms(STUCK_MS)));
     }
-    if !answers || obstacle(app, billing, billed.npub, wanted, amount).await?.is_some() {
+    if !up.load(Ordering::Relaxed) || obstacle(app, billing, billed.npub, wanted, amount).await?.is_some() {
         return Ok(Some(now.plus_ms(STUCK_MS)));
     }
-    begin(app, billing, billed, (month, version), amount).await?;
+    begin(app, billing, billed, (month, version), amount, up).await?;
     Ok(Some(now.plus_ms(1_000)))
 }
 
@@ -147,6 +148,7 @@ async fn begin(
     billed: &Billed,
     (month, policy): (String, i64),
     amount: Msat,
+    up: &AtomicBool,
 ) -> Result<(), StoreError> {
     let Some(key) = app.config.operator_key.as_deref() else { return Ok(()) };
     let bytes = app.random::<32>();
@@ -175,11 +177,11 @@ async fn begin(
         Err(error) => return Err(error),
     }
     let Some(made) = rent::latest(&app.store, billed.npub).await? else { return Ok(()) };
-    make(app, billing, &made).await
+    make(app, billing, &made, up).await
 }
 
-/// The node makes it of our own preimage: repeated, it is the same one.
-async fn make(app: &Shared, billing: &Billing, rent: &rent::Rent) -> Result<(), StoreError> {
+/// The node makes it of our own preimage: repeated, it is the same one. One that does not is asked no more in this round.
+async fn make(app: &Shared, billing: &Billing, rent: &rent::Rent, up: &AtomicBool) -> Result<(), StoreError> {
     let opened = app.config.operator_key.as_deref().and_then(|key| {
         let opened = key.open(&format!("hosting-invoice:{}", rent.hash), &rent.sealed_preimage).ok()?;
         <[u8; 32]>::try_from(opened.expose()).ok()
@@ -203,10 +205,12 @@ async fn make(app: &Shared, billing: &Billing, rent: &rent::Rent) -> Result<(), 
             Ok(())
         }
         Ok(Err(error)) => {
+            up.store(false, Ordering::Relaxed);
             tracing::warn!(%error, "the operator's node made no invoice for rent; asked again");
             Ok(())
         }
         Err(_) => {
+            up.store(false, Ordering::Relaxed);
             tracing::warn!("the operator's node made no invoice for rent in time; asked again");
             Ok(())
         }
