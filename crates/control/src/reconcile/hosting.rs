@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use futures::FutureExt;
 use nexus_bus::Wake;
-use nexus_core::Npub;
+use nexus_core::{Npub, UnixMs};
 use nexus_core::hosting::{Plan, Term};
 use nexus_core::status::Hosting;
 use nexus_lightning::{InvoiceState, Settlement};
@@ -194,28 +194,26 @@ async fn charge(app: &Shared, billing: &Billing, billed: &Billed, up: &AtomicBoo
         }
     };
     let term = billed.term.unwrap_or_else(|| Term::begin(now, trial_until));
+    let mut covered = billed.credit >= plan.fee();
     if now >= term.paid_until
-        && billed.credit >= plan.fee()
+        && covered
         && let Some(bought) = rules.next(&term, now)
     {
         let paid = Term { from: bought.start, months: bought.number + 1, paid_until: bought.month.until };
         match hosting::charge(&app.store, billed, bought, &plan, rules.look_at(&paid, now), now).await {
             // Another agent of the account took it in this very moment.
-            Err(error) if error.conflict() == Some(&Conflict::NoCredit) => {}
+            Err(error) if error.conflict() == Some(&Conflict::NoCredit) => covered = false,
             charged => {
                 announce(app, billed.npub, &charged?);
                 return Ok(());
             }
         }
     }
-    let covered = billed.credit >= plan.fee();
-    // Nobody is warned of a trial's end in the moment in which it begins.
-    let quiet = covered || billed.term.is_none();
+    let rent = if covered { None } else { rent::pursue(app, billing, billed, &term, plan.fee(), up).await? };
+    // Nobody is warned of a trial's end in the moment in which it begins, nor of what the agent pays by itself.
+    let quiet = covered || billed.term.is_none() || rent.is_some_and(|rent| rent.able);
     let notice = if quiet { None } else { rules.notice(term.paid_until, billed.notice, now) };
-    let mut look_at = rules.look_at(&term, now);
-    if !covered && let Some(at) = rent::pursue(app, billing, billed, &term, plan.fee(), up).await? {
-        look_at = look_at.min(at);
-    }
+    let look_at = rules.look_at(&term, now).min(rent.map_or(UnixMs(i64::MAX), |rent| rent.look_at));
     let looked =
         Looked { term, hosting: rules.hosting(&term, now), notice, covered, look_at, included: plan.included() };
     let seqs = hosting::looked(&app.store, billed, looked, now).await?;

@@ -35,6 +35,14 @@ const PAUSE_MS: (i64, i64) = (60_000, 3_600_000);
 /// The node's time to make an invoice.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How far an agent is on with its own rent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pursued {
+    pub look_at: UnixMs,
+    /// Nothing is known to be in its way: its owner need not be told that the month ends.
+    pub able: bool,
+}
+
 /// Has the agent pay what its next month costs beyond the credit, where its policy says that it does. Returns when to look
 /// again; none where it pays no rent. `up`: whether the node is asked for invoices in this round.
 pub(crate) async fn pursue(
@@ -44,13 +52,16 @@ pub(crate) async fn pursue(
     term: &Term,
     fee: Msat,
     up: &AtomicBool,
-) -> Result<Option<UnixMs>, StoreError> {
+) -> Result<Option<Pursued>, StoreError> {
     let now = app.now();
     let Some((policy, version)) = signed(app, billed.npub).await? else { return Ok(None) };
     let Some(wanted) = policy.rent.as_ref().filter(|_| !policy.frozen) else { return Ok(None) };
     let from = billing.rules.rent_from(term.paid_until);
+    let Some(amount) = Msat::from_sats(fee.saturating_sub(billed.credit).sats_ceil()) else { return Ok(None) };
+    let able = obstacle(app, billing, billed.npub, wanted, amount).await?.is_none();
+    let next = |look_at| Ok(Some(Pursued { look_at, able }));
     if now < from {
-        return Ok(Some(from));
+        return next(from);
     }
     let latest = rent::latest(&app.store, billed.npub).await?;
     if let Some(open) = latest.as_ref().filter(|latest| latest.may_be_paid(now)) {
@@ -62,9 +73,8 @@ pub(crate) async fn pursue(
         } else if now.plus_ms(LAST_ASK_MS) < open.expires_at {
             ask(app, billed.npub, open, version).await?;
         }
-        return Ok(Some(now.plus_ms(LOOK_MS)));
+        return next(now.plus_ms(LOOK_MS));
     }
-    let Some(amount) = Msat::from_sats(fee.saturating_sub(billed.credit).sats_ceil()) else { return Ok(None) };
     let month = month_of(billing, term, now);
     let unpaid = |latest: &&rent::Rent| latest.month == month && latest.unpaid > 0 && latest.policy == version;
     let pause = latest.as_ref().filter(unpaid).map(|latest| {
@@ -72,13 +82,13 @@ pub(crate) async fn pursue(
         latest.expires_at.plus_ms(pause)
     });
     if pause.is_some_and(|until| now < until) {
-        return Ok(Some(now.plus_ms(STUCK_MS)));
+        return next(now.plus_ms(STUCK_MS));
     }
-    if !up.load(Ordering::Relaxed) || obstacle(app, billing, billed.npub, wanted, amount).await?.is_some() {
-        return Ok(Some(now.plus_ms(STUCK_MS)));
+    if !up.load(Ordering::Relaxed) || !able {
+        return next(now.plus_ms(STUCK_MS));
     }
     begin(app, billing, billed, (month, version), amount, up).await?;
-    Ok(Some(now.plus_ms(1_000)))
+    next(now.plus_ms(1_000))
 }
 
 /// Why an agent's rent is not paid, for its owner; none where it pays none, or nothing is in its way.
