@@ -40,6 +40,8 @@ use crate::web::Web;
 const LOOKUP: Duration = Duration::from_secs(2);
 /// Relays of the payee's that get the receipt, and of ours.
 const MAX_RELAYS: usize = 4;
+/// Longest of the payee's that is named, in bytes: all of them travel in one URL.
+const MAX_RELAY: usize = 256;
 
 /// A zap as an action has it.
 struct Wish<'a> {
@@ -155,6 +157,7 @@ async fn find(host: &Host, agent: &Agent, opened: &Opened, to: &Npub) -> Result<
     }
     let list = newest(kinds::RELAY_LIST).and_then(|event| profiles::read_relay_list(event).ok()).unwrap_or_default();
     let reads = list.into_iter().filter(|(_, usage)| *usage != profiles::Use::Write).map(|(url, _)| url);
+    let reads = reads.filter(|url| url.len() <= MAX_RELAY && (url.starts_with("wss://") || url.starts_with("ws://")));
     Ok(Ok(Found { address, relays: reads.take(MAX_RELAYS).collect() }))
 }
 
