@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_late_answer_restores_a_part_and_time_the_rest() {
         let (silent, late) = (one(week(0, 0, 0, 1, 0)), one(week(0, 0, 0, 1, 1)));
-        assert!(silent < FLOOR && late >= FLOOR && late < 80, "{silent} {late}");
+        assert!(silent < FLOOR && (FLOOR..80).contains(&late), "{silent} {late}");
         let ages: Vec<u32> = (0..=WEEKS).map(|age| one(week(age, 0, 0, 1, 0))).collect();
         assert!(ages.is_sorted() && ages[2] >= FLOOR && *ages.last().unwrap() >= 95, "{ages:?}");
     }

@@ -42,6 +42,7 @@ CREATE TABLE provider_week (
     PRIMARY KEY (npub, provider, week)
 ) CLUSTERED;
 CREATE INDEX provider_week_account ON provider_week (account_id, week);
+CREATE INDEX provider_week_age ON provider_week (week);
 INSERT INTO provider_week (npub, provider, week, account_id, done, refused, disputed, answered)
     SELECT s.npub, s.provider, s.updated_at / 604800000, a.account_id, s.done, s.abandoned, s.disputed, 0
     FROM provider_score s JOIN agent a ON a.npub = s.npub;

@@ -13,8 +13,15 @@ pub const MAX_PAGE: u32 = 200;
 
 macro_rules! dispute_columns {
     () => {
-        "SELECT tick_id, attempt, provider, request, payment_hash, bolt11, amount_msat, fee_msat, paid_at, silent_at, state,
-            changed_at, look_at, looks, sealed FROM dispute"
+        dispute_columns!("sealed")
+    };
+    ($sealed:literal) => {
+        concat!(
+            "SELECT tick_id, attempt, provider, request, payment_hash, bolt11, amount_msat, fee_msat, paid_at, silent_at,
+                state, changed_at, look_at, looks, ",
+            $sealed,
+            " FROM dispute"
+        )
     };
 }
 
@@ -57,10 +64,10 @@ pub struct DisputeMove {
     pub sealed: Option<Vec<u8>>,
 }
 
-/// Newest first: with `all` those that are over as well.
+/// Newest first, without the evidence, which may be large: with `all` those that are over as well.
 pub async fn list(store: &Store, npub: Npub, all: bool, limit: u32) -> Result<Vec<Dispute>> {
     let sql = concat!(
-        dispute_columns!(),
+        dispute_columns!("substr(sealed, 1, 0)"),
         " WHERE npub = ?1 AND (?2 = 1 OR state IN ('unsettled', 'open', 'answered'))
           ORDER BY tick_id DESC, attempt LIMIT ?3"
     );

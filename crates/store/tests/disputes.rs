@@ -64,7 +64,8 @@ async fn a_dispute_opens_with_its_tick_and_ends_once(world: World) {
     let commit = nexus_store::tick::Commit { side: side(), ..world.commit(ALICE, 1, 2) };
     tick::commit(store, commit).await.unwrap();
     assert_eq!(dispute::get(store, ALICE, id(1)).await.unwrap(), Some(dispute.clone()));
-    assert_eq!(dispute::list(store, ALICE, false, 10).await.unwrap(), std::slice::from_ref(&dispute));
+    let listed = Dispute { sealed: Vec::new(), ..dispute.clone() };
+    assert_eq!(dispute::list(store, ALICE, false, 10).await.unwrap(), [listed]);
     assert_eq!(dispute::of_payment(store, ALICE, dispute.payment_hash).await.unwrap(), Some(dispute.clone()));
     assert_eq!(dispute::get(store, BOB, id(1)).await.unwrap(), None, "another agent's is not found");
 

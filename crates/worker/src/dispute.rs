@@ -232,7 +232,7 @@ fn open(opened: &Opened, row: &Dispute) -> Result<Evidence, TurnError> {
     let key = opened.keys.view_numbered(number).ok_or_else(|| broken("its view key is gone"))?;
     let bytes = key.open(Purpose::Dispute, &row.sealed).map_err(broken)?;
     let evidence: Evidence = serde_json::from_slice(bytes.expose()).map_err(broken)?;
-    let same: (Hash32, Npub) = (nexus_nostr::event::hash(&evidence.request.id), pen_of(&evidence));
+    let same: (Hash32, Npub) = (nexus_nostr::event::hash(&evidence.request.id), author(&evidence));
     if evidence.dispute_id == row.id && same == (row.request, opened.npub) {
         Ok(evidence)
     } else {
@@ -240,6 +240,6 @@ fn open(opened: &Opened, row: &Dispute) -> Result<Evidence, TurnError> {
     }
 }
 
-fn pen_of(evidence: &Evidence) -> Npub {
+fn author(evidence: &Evidence) -> Npub {
     nexus_nostr::event::npub(&evidence.request.pubkey)
 }

@@ -50,8 +50,8 @@ pub struct DisputeView {
     /// When relays are asked for a late result again, with the next tick after it.
     #[schema(value_type = Option<i64>)]
     look_at_ms: Option<UnixMs>,
-    /// The evidence (request, feedback, invoice, preimage, late result), under the view key; base64.
-    sealed: String,
+    /// The evidence (request, feedback, invoice, preimage, late result), under the view key; base64. Not in lists.
+    sealed: Option<String>,
 }
 
 impl From<Dispute> for DisputeView {
@@ -69,7 +69,7 @@ impl From<Dispute> for DisputeView {
             state: row.state,
             changed_at_ms: row.changed_at,
             look_at_ms: row.look_at,
-            sealed: STANDARD.encode(row.sealed),
+            sealed: (!row.sealed.is_empty()).then(|| STANDARD.encode(row.sealed)),
         }
     }
 }

@@ -69,7 +69,7 @@ async fn find(session: &Session, npub: &Npub, prefix: &str) -> anyhow::Result<Va
     let rows = answer["disputes"].as_array().cloned().unwrap_or_default();
     let mut fitting = rows.into_iter().filter(|row| row["id"].as_str().is_some_and(|id| id.starts_with(prefix)));
     match (fitting.next(), fitting.next()) {
-        (Some(row), None) => Ok(row),
+        (Some(row), None) => Ok(session.api.get(&format!("/v1/agents/{npub}/disputes/{}", field(&row, "id"))).await?),
         (None, _) => {
             Err(Error::NotFound(format!("no dispute {prefix}\n  next: `nexus agent disputes A --all`")).into())
         }
