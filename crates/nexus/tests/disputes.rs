@@ -49,7 +49,6 @@ impl Model {
         *self.mood.lock().unwrap() = mood;
     }
 
-    #[expect(clippy::disallowed_methods, reason = "waits for a test, by the real clock")]
     fn serve(&self, mut stream: TcpStream) -> Option<()> {
         let mut reader = BufReader::new(stream.try_clone().ok()?);
         let mut length = 0;
