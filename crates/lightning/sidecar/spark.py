@@ -332,12 +332,25 @@ class Sidecar:
             return plain(sent.payment)
         except Exception as error:
             if key in self.guard.passed:
+                known = await self.twin(wallet, key, error)
+                if known is not None:
+                    return known
                 raise Failure("unknown", f"the SDK failed while it paid: {named(error)}") from None
             self.in_time(deadline)
             raise
         finally:
             self.guard.deadlines.pop(key, None)
             self.guard.passed.discard(key)
+
+    async def twin(self, wallet, key, error):
+        """The transfer that the operators had already: from an identical request of another process."""
+        if not re.search(r"already ?exists", named(error), re.IGNORECASE):
+            return None
+        try:
+            await self.sync(wallet)
+            return await self.stored(wallet, key)
+        except (Failure, sdk.SdkError):
+            return None
 
     def in_time(self, deadline):
         if mono_ms() >= deadline:

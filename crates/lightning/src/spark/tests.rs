@@ -1,7 +1,5 @@
 //! What the SDK's words mean, the key of a send, and what is never shown.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use nexus_core::payment::{FailureClass, Outcome};
 use nexus_core::{Hash32, Msat, UnixMs};
 use proptest::prelude::*;

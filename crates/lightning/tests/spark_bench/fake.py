@@ -434,6 +434,7 @@ def command(name, *given):
             preimage, made = os.urandom(32), int(time.time())
             payment_hash = hashlib.sha256(preimage).digest()
             text = bolt11(payment_hash, int(given[1]), "crash", made, 3600)
+            ledger.do("INSERT OR IGNORE INTO wallets VALUES (?, 0)", identity(given[0]).hex())
             ledger.do("INSERT INTO invoices VALUES (?, ?, ?, ?, ?, ?)", text, payment_hash.hex(),
                       identity(given[0]).hex(), int(given[1]), preimage.hex(), made + 3600)
             return text
