@@ -1,5 +1,5 @@
 //! SIGKILL of a process that pays from a Spark wallet, at each arrow of the payment state machine and at each point of a
-//! dispatch, then at random; the stand-in operators outlive it.
+//! dispatch, then at random (`NEXUS_CRASH_ROUNDS`, 10); the stand-in operators outlive it.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -180,7 +180,7 @@ fn main() {
     if perform::<Spark>() {
         return;
     }
-    let rounds = rounds(20);
+    let rounds = rounds(10);
     runtime().block_on(async {
         at_each_arrow().await;
         println!("at_each_arrow ... ok");
