@@ -3,6 +3,7 @@
 //! Only a test binary has the feature. Nothing that is shipped can be built with it by accident: no other crate asks
 //! for it, and without it the switches are not there.
 
+use nexus_store::broken::{Broken as BrokenBooks, Defect};
 use nexus_worker::{Broken, Faults};
 
 use crate::many::{Seeds, Summary, run_each};
@@ -19,19 +20,36 @@ pub enum Way {
     ResentWhenUnknown,
     /// Another invoice for a job that is paid is paid too.
     SecondInvoicePaid,
+    /// What comes for hosting is credited each time that it is seen.
+    CreditedEachTime,
+    /// A month of hosting is charged without a look whether it was.
+    MonthUnguarded,
+    /// Whoever goes gets back twice what is left of its month.
+    RefundDoubled,
 }
 
 impl Way {
-    pub const ALL: [Self; 4] =
-        [Self::FenceRemoved, Self::IntentNotJournaled, Self::ResentWhenUnknown, Self::SecondInvoicePaid];
+    pub const ALL: [Self; 7] = [
+        Self::FenceRemoved,
+        Self::IntentNotJournaled,
+        Self::ResentWhenUnknown,
+        Self::SecondInvoicePaid,
+        Self::CreditedEachTime,
+        Self::MonthUnguarded,
+        Self::RefundDoubled,
+    ];
 
     fn variant(self) -> Variant {
-        let worker = |broken| Variant { faults: Faults::broken(broken), unfenced: false };
+        let worker = |broken| Variant { faults: Faults::broken(broken), ..Variant::default() };
+        let books = |broken| Variant { defect: Some(Defect::new(broken)), ..Variant::default() };
         match self {
-            Self::FenceRemoved => Variant { faults: Faults::default(), unfenced: true },
+            Self::FenceRemoved => Variant { unfenced: true, ..Variant::default() },
             Self::IntentNotJournaled => worker(Broken::IntentNotJournaled),
             Self::ResentWhenUnknown => worker(Broken::ResentWhenUnknown),
             Self::SecondInvoicePaid => worker(Broken::SecondInvoicePaid),
+            Self::CreditedEachTime => books(BrokenBooks::CreditedEachTime),
+            Self::MonthUnguarded => books(BrokenBooks::MonthUnguarded),
+            Self::RefundDoubled => books(BrokenBooks::RefundDoubled),
         }
     }
 }

@@ -24,7 +24,7 @@ const WAITS: [&str; 6] = ["day_limit", "month_limit", "payment_rate", "tick_rate
 /// An agent whose owner took its sats sleeps until it has more.
 const ASLEEP: &str = "hibernating";
 
-fn may_wait(world: &World, owned: &Agent, reason: &Reason) -> bool {
+pub fn may_wait(world: &World, owned: &Agent, reason: &Reason) -> bool {
     let poor = world.ledger.balance(&owned.npub) < LifecycleRules::default().hibernate_below_msat;
     WAITS.contains(&reason.code.as_str()) || (poor && reason.code == ASLEEP)
 }
@@ -119,6 +119,7 @@ pub async fn all(world: &World) -> Result<(), StoreError> {
     }
     jobs(world);
     crate::withdrawals::count(world);
+    crate::books::check(world).await?;
     Ok(())
 }
 

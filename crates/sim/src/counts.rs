@@ -42,9 +42,45 @@ pub const TAKEOVER: &str = "takeover of the term";
 pub const MOVED: &str = "agent taken over";
 pub const ANSWERED: &str = "note answered";
 pub const ANSWERED_DM: &str = "direct message answered";
+pub const WALLETS_AWAY: &str = "wallets away for minutes";
+pub const WALLET_MISSED: &str = "agent says that its wallet is away";
+pub const NODE_AWAY: &str = "operator's node away for long";
+pub const DAYS: &str = "hours or days pass";
+pub const CREDITED: &str = "hosting credited";
+pub const CHARGED: &str = "month charged";
+pub const REFUNDED: &str = "rest of a month given back";
+pub const SUSPENDED: &str = "agent suspended";
+pub const REVIVED: &str = "agent revived";
+pub const ALL_SUSPENDED: &str = "nobody ticks unpaid";
+pub const FORGOTTEN: &str = "invoice forgotten";
+pub const PAID_FOR: &str = "hosting invoice paid";
+pub const PAID_AGAIN: &str = "hosting invoice paid again";
+pub const OVERPAID: &str = "hosting invoice overpaid";
+pub const ARRIVED_LATE: &str = "payment arrives after the expiry";
+pub const EXPIRED: &str = "expired invoice not paid";
+pub const FOREIGN: &str = "money for no invoice";
+pub const MADE: &str = "agent made";
+pub const DELETED: &str = "agent deleted";
 
-const ACCIDENTS: [&str; 5] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST];
-const OPERATIONS: [&str; 31] = [
+const ACCIDENTS: [&str; 7] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST, WALLETS_AWAY, NODE_AWAY];
+const OPERATIONS: [&str; 48] = [
+    WALLET_MISSED,
+    DAYS,
+    CREDITED,
+    CHARGED,
+    REFUNDED,
+    SUSPENDED,
+    REVIVED,
+    ALL_SUSPENDED,
+    FORGOTTEN,
+    PAID_FOR,
+    PAID_AGAIN,
+    OVERPAID,
+    ARRIVED_LATE,
+    EXPIRED,
+    FOREIGN,
+    MADE,
+    DELETED,
     SIGNER_AWAY,
     LEFT,
     RETURNED,

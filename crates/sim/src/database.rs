@@ -7,6 +7,7 @@ use std::time::Duration;
 use nexus_store::{Batch, BoxFuture, Executor, Output, Store, StoreError};
 
 use crate::dice::Dice;
+use crate::money;
 use crate::plan::Fault;
 use crate::process::Process;
 use crate::witness;
@@ -33,7 +34,11 @@ pub fn steady(world: &Arc<World>, process: &Arc<Process>, dice: &Arc<Dice>) -> S
 }
 
 fn over(world: &Arc<World>, process: &Arc<Process>, dice: &Arc<Dice>, steady: bool) -> Store {
-    Store::over(Arc::new(Database { world: world.clone(), process: process.clone(), dice: dice.clone(), steady }))
+    let store =
+        Store::over(Arc::new(Database { world: world.clone(), process: process.clone(), dice: dice.clone(), steady }));
+    #[cfg(feature = "broken")]
+    let store = store.with_defect(world.defect.clone());
+    store
 }
 
 impl Database {
@@ -43,12 +48,18 @@ impl Database {
         self.process.pass().await;
     }
 
-    /// Dies or freezes here, with these chances.
-    async fn stumble(&self) {
+    /// Dies or freezes here, with these chances: around the hosting ledger more often.
+    async fn stumble(&self, attempted: &str) {
         if self.steady {
             return;
         }
-        if self.world.fault(&self.dice, Fault::DbCrash) {
+        let books = [money::CHARGE, money::CREDIT, money::LOOK, money::KEEP].contains(&attempted);
+        if books && self.world.fault(&self.dice, Fault::MoneyCrash) {
+            self.world.accident(&self.process, Accident::Kill);
+        } else if books && self.world.fault(&self.dice, Fault::MoneyStall) {
+            let ms = self.dice.between(6_000, 20_000);
+            self.world.accident(&self.process, Accident::Freeze(ms));
+        } else if self.world.fault(&self.dice, Fault::DbCrash) {
             self.world.accident(&self.process, Accident::Kill);
         } else if self.world.fault(&self.dice, Fault::DbStall) {
             let ms = self.dice.between(3_000, 20_000);
@@ -60,12 +71,12 @@ impl Database {
     async fn write_with_faults(&self, batch: Batch) -> Answer {
         let attempted = batch.attempted();
         self.there().await;
-        self.stumble().await;
+        self.stumble(attempted).await;
         if self.world.fault(&self.dice, Fault::DbRefused) {
             return Err(StoreError::Database { attempted, message: "simulated".into() });
         }
         let answer = witness::write(&self.world, &self.process, batch).await;
-        self.stumble().await;
+        self.stumble(attempted).await;
         if self.world.fault(&self.dice, Fault::DbAnswerLost) {
             tokio::time::sleep(Duration::from_millis(self.dice.between(1, 500))).await;
             self.process.pass().await;

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nexus_control::{ControlConfig, ControlParts, Metrics};
+use nexus_control::{Billing, ControlConfig, ControlParts, Metrics, Retention};
 use nexus_core::WorkerId;
+use nexus_core::hosting::Plan;
+use nexus_seal::operator::OperatorKey;
+use nexus_store::Store;
 use nexus_worker::{WorkerConfig, WorkerParts};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -16,6 +19,7 @@ use crate::bus::SimBus;
 use crate::counts;
 use crate::database;
 use crate::dice::Dice;
+use crate::node::SimNode;
 use crate::process::{Phase, Process, SimClock};
 use crate::relays::SimRelays;
 use crate::shelves::OWN;
@@ -24,6 +28,10 @@ use crate::world::{Accident, World};
 
 /// The lease of a worker and of the reconciler's term, as both come configured.
 const LEASE_MS: u64 = 5_000;
+/// Where the API is.
+pub const ORIGIN: &str = "http://control.sim";
+/// In a world in which months pass nothing is forgotten: what is checked in the end is all that happened.
+const KEPT_DAYS: u32 = 3_650;
 
 /// A slot for a process: the same worker or control plane over its lives.
 struct Slot {
@@ -281,16 +289,9 @@ impl Fleet {
 
     fn control(&self, process: &Arc<Process>, dice: &Arc<Dice>, stop: &CancellationToken) -> ControlParts {
         let (world, process, dice) = (self.world.clone(), process.clone(), dice.clone());
-        let origin = url::Url::parse("http://control.sim").unwrap_or_else(|_| unreachable!("a constant URL"));
-        ControlParts {
-            store: database::store(&world, &process, &dice),
-            bus: Arc::new(SimBus { world, process: process.clone(), dice: dice.clone() }),
-            clock: process.clock.clone(),
-            entropy: dice,
-            config: ControlConfig { home_settle_ms: 4_000, ..ControlConfig::new(origin) },
-            metrics: Arc::new(Metrics::default()),
-            stop: stop.clone(),
-        }
+        let store = database::store(&world, &process, &dice);
+        let bus = SimBus { world: world.clone(), process: process.clone(), dice: dice.clone() };
+        ControlParts { stop: stop.clone(), ..control_parts(&world, &process, &dice, store, bus) }
     }
 
     /// Everyone lives and goes on, with a true clock, until the run ends.
@@ -312,5 +313,45 @@ impl Fleet {
             self.due(now);
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+}
+
+/// A control plane of this world: one that places and bills, or one that answers callers.
+pub fn control_parts(
+    world: &Arc<World>,
+    process: &Arc<Process>,
+    dice: &Arc<Dice>,
+    store: Store,
+    bus: SimBus,
+) -> ControlParts {
+    let origin = url::Url::parse(ORIGIN).unwrap_or_else(|_| unreachable!("a constant URL"));
+    let node = SimNode { world: world.clone(), process: process.clone(), dice: dice.clone() };
+    let billing = world.plan.charging.as_ref().map(|charging| Billing {
+        rules: charging.rules.clone(),
+        plans: BTreeMap::from([("hosted".to_owned(), Plan { fee_sats: charging.fee_sats, ..Plan::default() })]),
+        node: Arc::new(node),
+    });
+    let kept = Retention {
+        events_days: KEPT_DAYS,
+        ticks_days: KEPT_DAYS,
+        inbox_days: KEPT_DAYS,
+        publications_days: KEPT_DAYS,
+        audit_days: KEPT_DAYS,
+        relay_days: KEPT_DAYS,
+    };
+    ControlParts {
+        store,
+        bus: Arc::new(bus),
+        clock: process.clock.clone(),
+        entropy: dice.clone(),
+        config: ControlConfig {
+            home_settle_ms: 4_000,
+            retention: if billing.is_some() { kept } else { Retention::default() },
+            operator_key: billing.as_ref().map(|_| Arc::new(OperatorKey::generate(&Dice::new(0x6b65_79)))),
+            billing,
+            ..ControlConfig::new(origin)
+        },
+        metrics: Arc::new(Metrics::default()),
+        stop: CancellationToken::new(),
     }
 }

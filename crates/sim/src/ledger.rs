@@ -151,7 +151,7 @@ impl Books {
 }
 
 /// A BOLT 11 invoice of the simulated node.
-fn write(hash: Hash32, amount: Msat, now: UnixMs, secs: u64) -> Option<String> {
+pub(crate) fn write(hash: Hash32, amount: Msat, now: UnixMs, secs: u64) -> Option<String> {
     let key = SecretKey::from_slice(&[7; 32]).ok()?;
     let secp = Secp256k1::new();
     let builder = InvoiceBuilder::new(Currency::Regtest)

@@ -6,6 +6,7 @@
 
 mod agents;
 mod approvals;
+mod books;
 #[cfg(feature = "broken")]
 pub mod broken;
 mod bus;
@@ -16,7 +17,11 @@ mod dice;
 mod fleet;
 mod ledger;
 mod many;
+mod money;
 mod moves;
+mod node;
+mod outage;
+mod payers;
 mod people;
 mod plan;
 mod process;

@@ -95,7 +95,7 @@ impl Front {
         })
     }
 
-    fn mention(&self, npub: Npub) -> Option<NewItem> {
+    pub(crate) fn mention(&self, npub: Npub) -> Option<NewItem> {
         let person = agents::person(self.dice.next(), self.dice.clone()).ok()?;
         let head = Head::new(person.public_key(), self.world.now().secs());
         let text = format!("hello {}", self.dice.next());

@@ -1,6 +1,7 @@
 //! What a seed decides before anything runs: how large the world is, and how hard it is on it.
 
 use nexus_core::UnixMs;
+use nexus_core::hosting::HostingRules;
 use nexus_lightning::Idempotency;
 
 use crate::dice::Dice;
@@ -35,11 +36,24 @@ pub enum Fault {
     WalletPending,
     WalletCrash,
     ProviderOdd,
+    /// The operator's node, in one call.
+    NodeUnreachable,
+    NodeAnswerLost,
+    /// A settlement is not told to whoever follows them.
+    NodeForgets,
+    NodeDoubled,
+    NodeReordered,
+    /// A control plane dies right before or right after it books money.
+    MoneyCrash,
+    /// It stands still there, longer than its term.
+    MoneyStall,
+    /// Whoever called the API is gone before its answer.
+    CallerGone,
 }
 
 /// Each fault, the name that it is counted under, in how many of a thousand worlds it happens, and in how many of a
 /// thousand calls at most it does there.
-const FAULTS: [(Fault, &str, u64, u64); 19] = [
+const FAULTS: [(Fault, &str, u64, u64); 27] = [
     (Fault::DbRefused, "database refuses", 600, 25),
     (Fault::DbAnswerLost, "answer of a commit lost", 600, 25),
     (Fault::DbCrash, "crash at a write", 600, 8),
@@ -59,6 +73,14 @@ const FAULTS: [(Fault, &str, u64, u64); 19] = [
     (Fault::WalletPending, "payment pending", 400, 250),
     (Fault::WalletCrash, "crash at a payment", 400, 100),
     (Fault::ProviderOdd, "odd provider", 700, 500),
+    (Fault::NodeUnreachable, "operator's node unreachable", 600, 200),
+    (Fault::NodeAnswerLost, "answer of the operator's node lost", 500, 100),
+    (Fault::NodeForgets, "settlement not told", 500, 500),
+    (Fault::NodeDoubled, "settlement told twice", 500, 500),
+    (Fault::NodeReordered, "settlement out of order", 400, 300),
+    (Fault::MoneyCrash, "crash at the books", 500, 100),
+    (Fault::MoneyStall, "stall at the books", 500, 150),
+    (Fault::CallerGone, "caller of the API is gone", 500, 300),
 ];
 
 impl Fault {
@@ -123,6 +145,33 @@ pub struct Plan {
     pub schedules: bool,
     /// The last agent's key is at its owner's signer.
     pub bunker: bool,
+    /// From when (virtual ms), and for how long, all wallets' backends are away: minutes, past the end of the trouble.
+    pub wallets_away: Option<(u64, u64)>,
+    pub charging: Option<Charging>,
+}
+
+/// Hosting is charged in this world, and months pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charging {
+    pub fee_sats: u64,
+    pub rules: HostingRules,
+    /// Mean virtual ms between moments in which hours, days or weeks pass at once.
+    pub passes_ms: u64,
+    /// From when (virtual ms), and for how long, the operator's node is away.
+    pub node_away: Option<(u64, u64)>,
+}
+
+impl Charging {
+    fn of(dice: &Dice, trouble_ms: u64) -> Self {
+        let days = |most| u16::try_from(dice.between(0, most)).unwrap_or(0);
+        let rules = HostingRules { trial_days: days(3), grace_days: days(9), ..HostingRules::default() };
+        Self {
+            fee_sats: dice.between(1, 20) * 500,
+            rules,
+            passes_ms: dice.between(4_000, 9_000),
+            node_away: dice.chance(300).then(|| (dice.between(0, trouble_ms), dice.between(5_000, 40_000))),
+        }
+    }
 }
 
 impl Plan {
@@ -134,13 +183,15 @@ impl Plan {
         let far_off = dice.chance(300);
         let midnight = DAYTIME - DAYTIME.rem_euclid(DAY_MS) + DAY_MS;
         let workers = usize::try_from(dice.between(1, 3)).unwrap_or(1);
+        let trouble_ms = dice.between(30_000, 75_000);
+        let charging = dice.chance(300).then(|| Charging::of(&dice, trouble_ms));
         Self {
             workers,
             regions: if workers > 1 && dice.chance(600) { 2 } else { 1 },
             controls: usize::try_from(dice.between(1, 2)).unwrap_or(1),
             agents: usize::try_from(dice.between(1, 2)).unwrap_or(1),
             providers: usize::try_from(dice.between(1, 3)).unwrap_or(1),
-            trouble_ms: dice.between(30_000, 75_000),
+            trouble_ms,
             wall: UnixMs(if dice.chance(250) { midnight - 30_000 } else { DAYTIME }),
             skew_ms: if far_off { 3 * 3_600_000 } else { 20_000 },
             late_ms: if far_off { 500 } else { 40_000 },
@@ -154,8 +205,13 @@ impl Plan {
             unfunded: dice.chance(300),
             drain_ms: *dice.pick(&[0, 3_000, 10_000]),
             a_week_passes: far_off && dice.chance(300),
-            schedules: dice.chance(400),
+            // In months a schedule would miss more runs than anybody counts.
+            schedules: dice.chance(400) && charging.is_none(),
             bunker: dice.chance(200),
+            wallets_away: dice
+                .chance(150)
+                .then(|| (dice.between(trouble_ms / 2, trouble_ms), dice.between(80_000, 200_000))),
+            charging,
         }
     }
 }

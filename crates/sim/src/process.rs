@@ -22,12 +22,20 @@ pub struct Process {
     pub name: String,
     pub clock: Arc<SimClock>,
     phase: Mutex<Phase>,
+    /// How long it stood still in all, and since when it does now.
+    still: Mutex<(u64, Option<u64>)>,
     changed: Notify,
 }
 
 impl Process {
     pub fn new(name: impl Into<String>, clock: Arc<SimClock>) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), clock, phase: Mutex::new(Phase::Running), changed: Notify::new() })
+        Arc::new(Self {
+            name: name.into(),
+            clock,
+            phase: Mutex::new(Phase::Running),
+            still: Mutex::default(),
+            changed: Notify::new(),
+        })
     }
 
     pub fn phase(&self) -> Phase {
@@ -42,7 +50,21 @@ impl Process {
             *phase = to;
         }
         drop(phase);
+        let now = self.clock.mono().0;
+        let mut still = self.still.lock().unwrap_or_else(PoisonError::into_inner);
+        match (still.1, frozen) {
+            (None, true) => still.1 = Some(now),
+            (Some(since), false) => *still = (still.0 + now.saturating_sub(since), None),
+            (None, false) | (Some(_), true) => {}
+        }
+        drop(still);
         self.changed.notify_waiters();
+    }
+
+    /// Virtual ms in which it stood still.
+    pub fn stood_still_ms(&self) -> u64 {
+        let (before, since) = *self.still.lock().unwrap_or_else(PoisonError::into_inner);
+        before + since.map_or(0, |since| self.clock.mono().0.saturating_sub(since))
     }
 
     pub fn kill(&self) {

@@ -9,6 +9,7 @@ use nexus_core::status::{Desired, Hosting};
 use nexus_core::{Clock, Msat};
 use nexus_seal::Signer;
 use nexus_store::account::{self, Account};
+use nexus_store::agent::NewAgent;
 use nexus_store::{Audit, Store, agent, tick};
 use nexus_worker::Faults;
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use crate::counts::Counts;
 use crate::dice::Dice;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
+use crate::payers::{Payers, newborn};
 use crate::people::Front;
 use crate::plan::Plan;
 use crate::process::{Process, SimClock};
@@ -82,6 +84,8 @@ pub(crate) struct Variant {
     pub faults: Faults,
     #[cfg(feature = "broken")]
     pub unfenced: bool,
+    #[cfg(feature = "broken")]
+    pub defect: Option<nexus_store::broken::Defect>,
 }
 
 impl Variant {
@@ -125,6 +129,12 @@ async fn simulate(seed: u64, variant: Variant) -> Result<(Recorded, Totals), Fau
         let owner = front.clone();
         tasks.spawn(async move { owner.own().await });
     }
+    let payers = Payers::new(&world, &front, &dice).map(Arc::new);
+    if let Some(payers) = &payers {
+        let (payer, calendar) = (payers.clone(), payers.clone());
+        tasks.spawn(async move { payer.run().await });
+        tasks.spawn(async move { calendar.calendar().await });
+    }
     let guardian = front.clone();
     tasks.spawn(async move { guardian.decide().await });
     trouble(&world).await?;
@@ -132,7 +142,7 @@ async fn simulate(seed: u64, variant: Variant) -> Result<(Recorded, Totals), Fau
     for owned in &world.agents {
         front.wish(owned.npub, Desired::Running, false).await;
     }
-    settle(&world, &front).await?;
+    settle(&world, &front, payers.as_deref()).await?;
     let totals = totals(&world).await?;
     world.trace.note(format_args!(
         "{} ticks, {} triggers, {} payments, {:?}",
@@ -160,9 +170,13 @@ async fn trouble(world: &World) -> Result<(), Fault> {
 }
 
 /// Waits until nothing is under way, and checks.
-async fn settle(world: &World, front: &Front) -> Result<(), Fault> {
+async fn settle(world: &World, front: &Front, payers: Option<&Payers>) -> Result<(), Fault> {
     // The first moments belong to restarts and hand-overs.
     tokio::time::sleep(Duration::from_millis(8_000)).await;
+    front.wallets_away().await?;
+    if let Some(payers) = payers {
+        payers.afterwards().await?;
+    }
     if let (true, Some(owned)) = (world.plan.unfunded, world.agents.first()) {
         // In case that no money reached it, or nobody noticed: from now on both must work.
         front.fund(owned.npub, Duration::from_secs(50)).await;
@@ -213,6 +227,7 @@ async fn build(
     };
     account::ensure(&store, house, audit()).await?;
     let (ledger, mut made) = (Ledger::default(), Vec::new());
+    let hosting = plan.charging.as_ref().map_or(Hosting::Paid, |charging| newborn(charging, None, at));
     for index in 0..plan.agents {
         let limits = agents::limits(dice, plan.poor);
         let home = (plan.regions > 1).then(|| format!("r{}", index % plan.regions));
@@ -220,6 +235,7 @@ async fn build(
         let custody = if plan.bunker && index + 1 == plan.agents { Custody::Bunker } else { Custody::Sealed };
         let made_here = agents::make(index, limits, plan.heartbeat_secs, home, schedules, custody, at, dice.clone());
         let (agent, new) = made_here.await?;
+        let new = NewAgent { hosting, ..new };
         agent::create(&store, new, None, audit()).await?;
         agent::set_desired(&store, agent.npub, Desired::Running, false, None, audit()).await?;
         if !(plan.unfunded && index == 0) {
@@ -227,9 +243,17 @@ async fn build(
         }
         made.push(agent);
     }
+    let guest = match plan.charging.is_some() {
+        true => {
+            let limits = agents::limits(dice, false);
+            let made = agents::make(agents::MAX - 1, limits, 900, None, Vec::new(), Custody::Sealed, at, dice.clone());
+            Some(made.await?.1)
+        }
+        false => None,
+    };
     let trace = Trace::new(start);
     trace.note(format_args!("{plan:?}"));
-    Ok(World::new(plan, trace, store, clock, ledger, made, accident, variant.faults))
+    Ok(World::new(plan, trace, store, clock, ledger, made, guest, accident, variant))
 }
 
 fn front(world: &Arc<World>, dice: &Arc<Dice>) -> Front {

@@ -62,7 +62,7 @@ impl SimWallet {
     async fn round_trip(&self) -> Result<(), WalletError> {
         self.process.pass().await;
         lag(&self.world, &self.dice, 300).await;
-        let lost = self.world.fault(&self.dice, Fault::WalletUnreachable);
+        let lost = self.world.wallets_away() || self.world.fault(&self.dice, Fault::WalletUnreachable);
         self.process.pass().await;
         if lost { Err(WalletError::Unreachable("simulated".into())) } else { Ok(()) }
     }
@@ -131,7 +131,7 @@ impl SimWallet {
             ));
             return Outcome::Failed { class: FailureClass::Refused };
         }
-        if self.world.fault(&self.dice, Fault::WalletUnreachable) {
+        if self.world.wallets_away() || self.world.fault(&self.dice, Fault::WalletUnreachable) {
             return Outcome::Failed { class: FailureClass::Unreachable };
         }
         self.check_journaled(invoice.hash).await;

@@ -8,6 +8,7 @@ use nexus_store::{Batch, Fence, Output, StoreError};
 
 use crate::agents::Agent;
 use crate::counts;
+use crate::money;
 use crate::process::Process;
 use crate::world::World;
 
@@ -15,6 +16,7 @@ use crate::world::World;
 pub async fn write(world: &World, process: &Process, batch: Batch) -> Result<Vec<Output>, StoreError> {
     let (attempted, fence) = (batch.attempted(), batch.fence());
     let Some(fence) = fence else {
+        let held = money::before(world, attempted).await?;
         let answer = world.store.write(batch).await;
         if answer.is_ok() && attempted == "take the reconciler's term" {
             let before = world.seen().reconciler.replace(process.name.clone());
@@ -24,6 +26,9 @@ pub async fn write(world: &World, process: &Process, batch: Batch) -> Result<Vec
         }
         if process.name.starts_with('c') || answer.is_err() {
             world.trace.note(format_args!("{} {attempted}: {}", process.name, verdict(&answer)));
+        }
+        if let (Ok(_), Some(held)) = (&answer, held) {
+            money::after(world, process, attempted, &held).await?;
         }
         return answer;
     };
@@ -86,6 +91,9 @@ async fn compare(
             continue;
         }
         let name = world.label(&new.npub);
+        if attempted == "begin a tick" {
+            money::begins(world, process, new.npub);
+        }
         if old.worker != Some(fence.worker) {
             world.trace.violated(format_args!("{} changes {name}, which it does not hold: {attempted}", process.name));
         }

@@ -8,15 +8,19 @@ use std::time::Duration;
 use nexus_bus::LocalBus;
 use nexus_core::{Clock, Generation, Hash32, Npub, UnixMs};
 use nexus_store::Store;
+use nexus_store::agent::NewAgent;
 use nexus_worker::Faults;
 use tokio::sync::mpsc;
 
 use crate::agents::Agent;
-use crate::counts::Counts;
+use crate::counts::{self, Counts};
 use crate::dice::Dice;
 use crate::ledger::Ledger;
+use crate::money::Departure;
+use crate::node::Node;
 use crate::plan::{Fault, Plan};
 use crate::process::{Process, SimClock};
+use crate::run::Variant;
 use crate::shelves::Shelves;
 use crate::trace::Trace;
 
@@ -47,6 +51,10 @@ pub struct Seen {
     /// Agents last seen away from home, and the generation that each was last seen at.
     pub away: BTreeSet<Npub>,
     pub generations: BTreeMap<Npub, Generation>,
+    /// Since when (virtual ms) each agent is suspended that is.
+    pub suspended: BTreeMap<Npub, u64>,
+    /// Agents that went in a month that was paid.
+    pub departures: Vec<Departure>,
     pub counts: Counts,
     /// Waits without any time passing, since when.
     idle: (u64, u32),
@@ -65,10 +73,17 @@ pub struct World {
     pub clock: Arc<SimClock>,
     pub shelves: Shelves,
     pub ledger: Ledger,
+    /// The operator's, for hosting.
+    pub node: Node,
     pub agents: Vec<Agent>,
+    /// Where hosting is charged: an agent that comes and goes, and never runs.
+    pub guest: Option<NewAgent>,
     pub accidents: mpsc::UnboundedSender<(String, Accident)>,
     /// What workers are given: nothing, unless one is broken on purpose.
     pub faults: Faults,
+    /// What is wrong with everyone's hosting ledger, on purpose.
+    #[cfg(feature = "broken")]
+    pub defect: Option<nexus_store::broken::Defect>,
     /// No faults any more: what is under way comes to its end.
     pub calm: AtomicBool,
     seen: Mutex<Seen>,
@@ -83,8 +98,9 @@ impl World {
         clock: Arc<SimClock>,
         ledger: Ledger,
         agents: Vec<Agent>,
+        guest: Option<NewAgent>,
         accidents: mpsc::UnboundedSender<(String, Accident)>,
-        faults: Faults,
+        variant: Variant,
     ) -> Arc<Self> {
         Arc::new(Self {
             plan,
@@ -94,9 +110,13 @@ impl World {
             clock,
             shelves: Shelves::default(),
             ledger,
+            node: Node::default(),
             agents,
+            guest,
             accidents,
-            faults,
+            faults: variant.faults,
+            #[cfg(feature = "broken")]
+            defect: variant.defect,
             calm: AtomicBool::new(false),
             seen: Mutex::default(),
         })
@@ -112,6 +132,30 @@ impl World {
 
     pub fn calm(&self) -> bool {
         self.calm.load(Ordering::SeqCst)
+    }
+
+    /// Whether the operator's node is away for a while.
+    pub fn node_away(&self) -> bool {
+        let away = self.plan.charging.as_ref().and_then(|charging| charging.node_away);
+        let is = !self.calm() && self.is_within(away);
+        if is {
+            self.count(counts::NODE_AWAY);
+        }
+        is
+    }
+
+    /// Whether the wallets' backends are away: that may outlast the trouble.
+    pub fn wallets_away(&self) -> bool {
+        let is = self.is_within(self.plan.wallets_away);
+        if is {
+            self.count(counts::WALLETS_AWAY);
+        }
+        is
+    }
+
+    fn is_within(&self, window: Option<(u64, u64)>) -> bool {
+        let now = self.clock.mono().0;
+        window.is_some_and(|(from, ms)| (from..from + ms).contains(&now))
     }
 
     /// Whether a fault happens now.

@@ -1,4 +1,4 @@
-//! Four ways to break what pays and writes: each is found within the seeds of every test run, by the check that is
+//! Ways to break what pays, writes and bills: each is found within the seeds of every test run, by the check that is
 //! there for it.
 
 use nexus_sim::Seeds;
@@ -37,4 +37,19 @@ fn a_payment_sent_again_is_found() {
 #[test]
 fn a_second_invoice_paid_is_found() {
     is_found(Way::SecondInvoicePaid, &["one job was paid twice"]);
+}
+
+#[test]
+fn a_settlement_credited_twice_is_found() {
+    is_found(Way::CreditedEachTime, &["the books have more than the node was paid"]);
+}
+
+#[test]
+fn a_month_charged_twice_is_found() {
+    is_found(Way::MonthUnguarded, &["charges a month that 0 agents have of it", "charged twice"]);
+}
+
+#[test]
+fn a_refund_that_is_too_large_is_found() {
+    is_found(Way::RefundDoubled, &["were given back"]);
 }

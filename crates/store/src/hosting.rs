@@ -9,6 +9,8 @@ use nexus_core::status::Hosting;
 use nexus_core::{AccountId, Hash32, Msat, Npub, UnixMs};
 
 use crate::batch::{Lock, params};
+#[cfg(feature = "broken")]
+use crate::broken::Broken;
 use crate::draft::{Draft, rev};
 use crate::event::NewEvent;
 use crate::ledger::{Book, Kind, Transfer};
@@ -159,7 +161,10 @@ pub async fn paid(store: &Store, hash: Hash32, came: Msat, at: UnixMs) -> Result
         return Err(crate::StoreError::Conflict { attempted: "credit a payment", conflict: Conflict::NotFound });
     };
     let mut draft = Draft::new("credit a payment");
-    push_paid(&mut draft, &found, came, at);
+    let key = format!("paid:{hash}");
+    #[cfg(feature = "broken")]
+    let key = if store.is_broken(Broken::CreditedEachTime) { store.another_key(key) } else { key };
+    push_credit(&mut draft, &found, came, at, key);
     match draft.write(store).await {
         Ok(_) => Ok(true),
         Err(error) if error.is_duplicate() => Ok(false),
@@ -169,9 +174,13 @@ pub async fn paid(store: &Store, hash: Hash32, came: Msat, at: UnixMs) -> Result
 
 /// Credits a payment, in a batch that may have more to say. The batch is `Duplicate` when it was credited before.
 pub(crate) fn push_paid(draft: &mut Draft, found: &Invoice, came: Msat, at: UnixMs) {
+    push_credit(draft, found, came, at, format!("paid:{}", found.hash));
+}
+
+fn push_credit(draft: &mut Draft, found: &Invoice, came: Msat, at: UnixMs, key: String) {
     let hash = found.hash;
     let transfer = Transfer {
-        key: format!("paid:{hash}"),
+        key,
         kind: Kind::TopUp,
         account: Some(found.account),
         npub: None,
@@ -344,9 +353,17 @@ pub async fn charge(
     let fee = plan.fee();
     let mut draft = Draft::new("charge a month of hosting");
     begin(&mut draft, billed, Hosting::Paid);
+    #[cfg(feature = "broken")]
+    if store.is_broken(Broken::MonthUnguarded) {
+        draft = Draft::new("charge a month of hosting");
+        draft.next_rev();
+    }
     if fee > Msat::ZERO {
+        let key = format!("month:{}:{}:{}", billed.npub.to_hex(), bought.start, bought.number);
+        #[cfg(feature = "broken")]
+        let key = if store.is_broken(Broken::MonthUnguarded) { store.another_key(key) } else { key };
         let transfer = Transfer {
-            key: format!("month:{}:{}:{}", billed.npub.to_hex(), bought.start, bought.number),
+            key,
             kind: Kind::Month,
             account: Some(billed.account),
             npub: Some(billed.npub),
@@ -392,7 +409,13 @@ pub(crate) fn unused(draft: &mut Draft, billed: &Billed, at: UnixMs) {
 /// The agent as the biller sees it; none if it is not here.
 pub async fn billed(store: &Store, npub: Npub) -> Result<Option<Billed>> {
     let sql = concat!(billed_columns!(), " WHERE a.npub = ?1 AND a.moved_to IS NULL");
-    store.row("read an agent's hosting", sql, params![npub], billed_row).await
+    let found = store.row("read an agent's hosting", sql, params![npub], billed_row).await;
+    #[cfg(feature = "broken")]
+    if store.is_broken(Broken::RefundDoubled) {
+        return found
+            .map(|found| found.map(|billed| Billed { paid: billed.paid.saturating_add(billed.paid), ..billed }));
+    }
+    found
 }
 
 /// As long as it is billed as it was read.

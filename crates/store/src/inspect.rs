@@ -1,7 +1,7 @@
 //! Looking at a whole database, for checks of what must hold. Nothing here is on a hot path.
 
 use nexus_core::budget::{Counter, Window};
-use nexus_core::{Generation, Npub, TickId, WorkerId};
+use nexus_core::{Generation, Npub, TickId, UnixMs, WorkerId};
 
 use crate::batch::params;
 use crate::{Batch, Fence, Result, Statement, Store, dialect};
@@ -101,6 +101,35 @@ pub async fn windows(store: &Store, npub: Npub) -> Result<Vec<(Window, Counter)>
         .rows("look at budgets", sql, params![npub, MAX_ROWS], |row| {
             let window = row.parse(Window::parse)?;
             Ok((window, Counter { settled: row.get()?, held: row.get()? }))
+        })
+        .await
+}
+
+/// One line of the hosting ledger, with what its entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub key: String,
+    pub kind: String,
+    pub npub: Option<Npub>,
+    pub at: UnixMs,
+    pub book: String,
+    pub amount_msat: i64,
+}
+
+/// Every line of the hosting ledger, entry by entry.
+pub async fn ledger(store: &Store) -> Result<Vec<Line>> {
+    let sql = "SELECT e.entry_key, e.kind, e.npub, e.at, l.book, l.amount_msat
+        FROM ledger_entry e JOIN ledger_line l ON l.entry_key = e.entry_key ORDER BY e.at, e.entry_key, l.book LIMIT ?1";
+    store
+        .rows("look at the hosting ledger", sql, params![MAX_ROWS], |row| {
+            Ok(Line {
+                key: row.get()?,
+                kind: row.get()?,
+                npub: row.get()?,
+                at: row.get()?,
+                book: row.get()?,
+                amount_msat: row.get()?,
+            })
         })
         .await
 }

@@ -8,6 +8,8 @@
 //! come in sealed and go out sealed.
 
 mod batch;
+#[cfg(feature = "broken")]
+pub mod broken;
 mod budget;
 mod dialect;
 mod draft;
@@ -83,6 +85,8 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub struct Store {
     executor: Arc<dyn Executor>,
     objects: Option<Arc<Objects>>,
+    #[cfg(feature = "broken")]
+    defect: Option<broken::Defect>,
 }
 
 impl std::fmt::Debug for Store {
@@ -150,13 +154,25 @@ impl Store {
 
     /// Over an executor of one's own.
     pub fn over(executor: Arc<dyn Executor>) -> Self {
-        Self { executor, objects: None }
+        Self {
+            executor,
+            objects: None,
+            #[cfg(feature = "broken")]
+            defect: None,
+        }
     }
 
     /// Blobs that are too large for a row go there from now on, and are read from there.
     #[must_use]
     pub fn with_objects(self, objects: Option<Objects>) -> Self {
         Self { objects: objects.map(Arc::new), ..self }
+    }
+
+    /// With a defect, for a test that has to find it.
+    #[cfg(feature = "broken")]
+    #[must_use]
+    pub fn with_defect(self, defect: Option<broken::Defect>) -> Self {
+        Self { defect, ..self }
     }
 
     pub(crate) fn objects(&self) -> Option<&Objects> {
