@@ -19,7 +19,7 @@ pub const CHARGE: &str = "charge a month of hosting";
 pub const LOOK: &str = "look at an agent's hosting";
 pub const CREDIT: &str = "credit a payment";
 pub const KEEP: &str = "keep a payment that nothing explains";
-const LEAVE: &str = "let an agent go";
+pub const LEAVE: &str = "let an agent go";
 const DELETE: &str = "delete an agent";
 /// Everything that may change an account's credit, or how far an agent is paid.
 const MONEY: [&str; 9] =

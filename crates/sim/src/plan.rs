@@ -209,8 +209,8 @@ impl Plan {
             schedules: dice.chance(400) && charging.is_none(),
             bunker: dice.chance(200),
             wallets_away: dice
-                .chance(150)
-                .then(|| (dice.between(trouble_ms / 2, trouble_ms), dice.between(80_000, 200_000))),
+                .chance(100)
+                .then(|| (trouble_ms - dice.between(2_000, 20_000), dice.between(75_000, 130_000))),
             charging,
         }
     }

@@ -174,9 +174,6 @@ async fn settle(world: &World, front: &Front, payers: Option<&Payers>) -> Result
     // The first moments belong to restarts and hand-overs.
     tokio::time::sleep(Duration::from_millis(8_000)).await;
     front.wallets_away().await?;
-    if let Some(payers) = payers {
-        payers.afterwards().await?;
-    }
     if let (true, Some(owned)) = (world.plan.unfunded, world.agents.first()) {
         // In case that no money reached it, or nobody noticed: from now on both must work.
         front.fund(owned.npub, Duration::from_secs(50)).await;
@@ -185,6 +182,9 @@ async fn settle(world: &World, front: &Front, payers: Option<&Payers>) -> Result
             tokio::time::sleep(Duration::from_secs(20)).await;
             front.fund(owned.npub, Duration::from_secs(50)).await;
         }
+    }
+    if let Some(payers) = payers {
+        payers.afterwards().await?;
     }
     let until = world.clock.mono().plus_ms(SETTLE_MS);
     let mut quiet = 0;

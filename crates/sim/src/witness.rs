@@ -3,6 +3,7 @@
 use nexus_core::tick::{Plan, Record};
 use nexus_seal::blob::Purpose;
 use nexus_store::inspect::{self, Mark};
+use nexus_store::publication;
 use nexus_store::tick as ticks;
 use nexus_store::{Batch, Fence, Output, StoreError};
 
@@ -17,6 +18,9 @@ pub async fn write(world: &World, process: &Process, batch: Batch) -> Result<Vec
     let (attempted, fence) = (batch.attempted(), batch.fence());
     let Some(fence) = fence else {
         let held = money::before(world, attempted).await?;
+        if attempted == money::LEAVE {
+            remember_pending(world).await?;
+        }
         let answer = world.store.write(batch).await;
         if answer.is_ok() && attempted == "take the reconciler's term" {
             let before = world.seen().reconciler.replace(process.name.clone());
@@ -47,6 +51,15 @@ pub async fn write(world: &World, process: &Process, batch: Batch) -> Result<Vec
         compare(world, process, attempted, fence, &before).await?;
     }
     answer
+}
+
+/// What is about to be published is forgotten with an agent that goes; a worker may have it in hand.
+async fn remember_pending(world: &World) -> Result<(), StoreError> {
+    for owned in &world.agents {
+        let pending = publication::pending(&world.store, owned.npub).await?;
+        world.seen().journaled.extend(pending.iter().map(|one| one.event_id));
+    }
+    Ok(())
 }
 
 fn verdict(answer: &Result<Vec<Output>, StoreError>) -> String {
