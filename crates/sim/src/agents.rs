@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use nexus_core::agent::CatchUp;
 use nexus_core::policy::{Custody, Limits, Policy};
+use nexus_core::rent::Rent;
 use nexus_core::schedule::{Overlap, Schedule, When};
 use nexus_core::state::AgentState;
 use nexus_core::status::Hosting;
@@ -34,6 +35,8 @@ pub struct Agent {
     pub data: DataKey,
     pub limits: Limits,
     pub custody: Custody,
+    /// What it may pay for its own hosting.
+    pub rent: Option<Rent>,
     /// For its owner's signer, where that has it.
     pub secret: Vec<u8>,
     /// Its home region, where regions differ.
@@ -85,8 +88,8 @@ pub fn signed_policy(owner: &LocalSigner, policy: &Policy, now: UnixMs) -> Made<
 }
 
 /// A policy of these limits.
-pub fn policy(agent: Npub, version: u64, limits: Limits, custody: Custody) -> Policy {
-    Policy { version, limits, custody, ..Policy::default_for(agent) }
+pub fn policy(agent: Npub, version: u64, limits: Limits, custody: Custody, rent: Option<Rent>) -> Policy {
+    Policy { version, limits, custody, rent, ..Policy::default_for(agent) }
 }
 
 /// Makes one agent as its owner's client would, its passphrase envelope aside, which nothing here opens.
@@ -98,6 +101,7 @@ pub async fn make(
     home: Option<String>,
     schedules: Vec<Schedule>,
     custody: Custody,
+    rent: Option<Rent>,
     now: UnixMs,
     entropy: Arc<Dice>,
 ) -> Made<(Agent, NewAgent)> {
@@ -105,7 +109,7 @@ pub async fn make(
     let owner = owner(entropy.clone())?;
     let signer = LocalSigner::from_secret(&root.secret, entropy.clone())?;
     let npub = signer.public_key();
-    let policy = policy(npub, 1, limits.clone(), custody);
+    let policy = policy(npub, 1, limits.clone(), custody, rent.clone());
     let recipient = pool().recipient();
     let sealed_key = SealedKey {
         npub,
@@ -181,7 +185,8 @@ pub async fn make(
     };
     let wallet_words = root.wallet_words.clone();
     let secret = root.secret.clone();
-    let agent = Agent { npub, name, wallet_words, data: keys.data, limits, custody, secret, home, new: new.clone() };
+    let agent =
+        Agent { npub, name, wallet_words, data: keys.data, limits, custody, rent, secret, home, new: new.clone() };
     Ok((agent, new))
 }
 

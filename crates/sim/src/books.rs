@@ -59,6 +59,7 @@ pub async fn check(world: &World) -> Result<(), StoreError> {
     let charged = months(world, &lines);
     standings(world, &charged).await?;
     refunds(world, &lines, &charged);
+    rents(world).await?;
     Ok(())
 }
 
@@ -87,6 +88,28 @@ async fn credited(world: &World, lines: &[Line]) -> Result<(), StoreError> {
     }
     if !booked.is_empty() {
         world.trace.violated(format_args!("{} invoices are credited that nobody paid", booked.len()));
+    }
+    Ok(())
+}
+
+/// Each agent pays its own rent, and that of one month once.
+async fn rents(world: &World) -> Result<(), StoreError> {
+    let mut months: BTreeSet<(Npub, String)> = BTreeSet::new();
+    for rent in inspect::rents(&world.store).await? {
+        let payers: Vec<Npub> = {
+            let books = world.ledger.books();
+            books.settled.iter().filter(|(_, hash, ..)| *hash == rent.hash).map(|(payer, ..)| *payer).collect()
+        };
+        if payers.is_empty() {
+            continue;
+        }
+        let name = world.label(&rent.npub);
+        if payers != [rent.npub] {
+            world.trace.violated(format_args!("the rent of {name} was paid {} times, or by another", payers.len()));
+        }
+        if !months.insert((rent.npub, rent.month)) {
+            world.trace.violated(format_args!("{name} paid the rent of one month twice"));
+        }
     }
     Ok(())
 }

@@ -252,7 +252,9 @@ async fn money(world: &World, owned: &Agent) -> Result<(), StoreError> {
             Window::Day(_) => owned.limits.day_msat,
             Window::Tick(_) => owned.limits.tick_msat,
             Window::Month(_) => owned.limits.month_msat.unwrap_or(Msat::MAX),
-            Window::Rent(_) | Window::Delegation(_) => Msat::MAX,
+            // Its own cap, and nothing where it has none.
+            Window::Rent(_) => owned.rent.as_ref().map_or(Msat::ZERO, |rent| rent.month_msat),
+            Window::Delegation(_) => Msat::MAX,
         };
         let key = window.key();
         let kind = key.split(':').next().unwrap_or_default();

@@ -59,11 +59,12 @@ pub const OVERPAID: &str = "hosting invoice overpaid";
 pub const ARRIVED_LATE: &str = "payment arrives after the expiry";
 pub const EXPIRED: &str = "expired invoice not paid";
 pub const FOREIGN: &str = "money for no invoice";
+pub const RENT: &str = "agent pays its rent";
 pub const MADE: &str = "agent made";
 pub const DELETED: &str = "agent deleted";
 
 const ACCIDENTS: [&str; 7] = [KILLED, STALLED, PAUSED, CLOCK_JUMP, REGION_LOST, WALLETS_AWAY, NODE_AWAY];
-const OPERATIONS: [&str; 48] = [
+const OPERATIONS: [&str; 49] = [
     WALLET_MISSED,
     DAYS,
     CREDITED,
@@ -78,6 +79,7 @@ const OPERATIONS: [&str; 48] = [
     OVERPAID,
     ARRIVED_LATE,
     EXPIRED,
+    RENT,
     FOREIGN,
     MADE,
     DELETED,

@@ -19,6 +19,7 @@ use crate::bus::SimBus;
 use crate::counts;
 use crate::database;
 use crate::dice::Dice;
+use crate::ledger;
 use crate::node::SimNode;
 use crate::process::{Phase, Process, SimClock};
 use crate::relays::SimRelays;
@@ -330,6 +331,7 @@ pub fn control_parts(
         rules: charging.rules.clone(),
         plans: BTreeMap::from([("hosted".to_owned(), Plan { fee_sats: charging.fee_sats, ..Plan::default() })]),
         node: Arc::new(node),
+        identity: Some(ledger::identity()),
     });
     let kept = Retention {
         events_days: KEPT_DAYS,

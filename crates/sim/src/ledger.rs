@@ -11,6 +11,11 @@ use nexus_core::payment::FailureClass;
 use nexus_core::{Hash32, Msat, Npub, UnixMs};
 use tokio::sync::Notify;
 
+use crate::node::Node;
+
+/// The key of the node that signs every invoice.
+const SIGNS: [u8; 32] = [7; 32];
+
 /// An invoice, and whether it was paid.
 #[derive(Debug, Clone)]
 pub struct Bill {
@@ -133,26 +138,64 @@ impl Ledger {
 }
 
 impl Books {
+    /// Pays an invoice of the operator's node, if payer and node allow it.
+    pub fn settle_rent(&mut self, node: &Node, payer: Npub, hash: Hash32, fee: Msat, now: UnixMs) -> Standing {
+        let Some(amount) = node.papers(now).invoices.get(&hash).map(|paper| paper.amount) else {
+            return Standing::Failed(FailureClass::NoRoute);
+        };
+        if !self.has(payer, amount, fee) {
+            return Standing::Failed(FailureClass::NoFunds);
+        }
+        if !node.pay(hash, amount, now, 0) {
+            return Standing::Failed(FailureClass::Rejected);
+        }
+        self.takes(payer, amount, fee);
+        self.settled.push((payer, hash, amount, fee));
+        Standing::Settled { fee }
+    }
+
+    fn has(&self, payer: Npub, amount: Msat, fee: Msat) -> bool {
+        self.balances.get(&payer).is_some_and(|balance| *balance >= amount.saturating_add(fee).as_u64())
+    }
+
+    /// Takes what a payment costs, if it is there.
+    fn takes(&mut self, payer: Npub, amount: Msat, fee: Msat) -> bool {
+        let balance = self.balances.entry(payer).or_default();
+        let rest = balance.checked_sub(amount.saturating_add(fee).as_u64());
+        if let Some(rest) = rest {
+            *balance = rest;
+        }
+        rest.is_some()
+    }
+
     /// Pays, if payer and invoice allow it. Money moves here and nowhere else.
     pub fn settle(&mut self, payer: Npub, hash: Hash32, fee: Msat) -> Standing {
-        let Some(bill) = self.bills.get_mut(&hash) else { return Standing::Failed(FailureClass::NoRoute) };
+        let Some(bill) = self.bills.get(&hash) else { return Standing::Failed(FailureClass::NoRoute) };
         if bill.paid_by.is_some() {
             return Standing::Failed(FailureClass::Rejected);
         }
-        let cost = bill.amount.saturating_add(fee).as_u64();
-        let balance = self.balances.entry(payer).or_default();
-        let Some(rest) = balance.checked_sub(cost) else { return Standing::Failed(FailureClass::NoFunds) };
-        *balance = rest;
-        bill.paid_by = Some(payer);
-        bill.paid.notify_one();
-        self.settled.push((payer, hash, bill.amount, fee));
+        let amount = bill.amount;
+        if !self.takes(payer, amount, fee) {
+            return Standing::Failed(FailureClass::NoFunds);
+        }
+        if let Some(bill) = self.bills.get_mut(&hash) {
+            bill.paid_by = Some(payer);
+            bill.paid.notify_one();
+        }
+        self.settled.push((payer, hash, amount, fee));
         Standing::Settled { fee }
     }
 }
 
+/// Who signs the invoices of this world, in hex.
+pub fn identity() -> String {
+    let key = SecretKey::from_slice(&SIGNS);
+    key.map(|key| key.public_key(&Secp256k1::new()).to_string()).unwrap_or_default()
+}
+
 /// A BOLT 11 invoice of the simulated node.
 pub(crate) fn write(hash: Hash32, amount: Msat, now: UnixMs, secs: u64) -> Option<String> {
-    let key = SecretKey::from_slice(&[7; 32]).ok()?;
+    let key = SecretKey::from_slice(&SIGNS).ok()?;
     let secp = Secp256k1::new();
     let builder = InvoiceBuilder::new(Currency::Regtest)
         .description("a job".into())

@@ -29,6 +29,7 @@ const LOOK: Duration = Duration::from_millis(700);
 #[derive(Debug, Clone)]
 pub struct Paper {
     pub bolt11: String,
+    pub preimage: Hash32,
     pub amount: Msat,
     pub expires_at: UnixMs,
     /// What somebody sent, and when it arrives for good.
@@ -117,8 +118,9 @@ impl SimNode {
 
     async fn make(&self, request: InvoiceRequest) -> Result<Invoice, WalletError> {
         self.round_trip().await?;
-        let hash = request.preimage.as_ref().map(|preimage| preimage.hash());
-        let hash = hash.ok_or_else(|| WalletError::Refused("a preimage of the caller's is wanted".into()))?;
+        let wanted = || WalletError::Refused("a preimage of the caller's is wanted".into());
+        let preimage = Hash32::from_bytes(*request.preimage.as_ref().ok_or_else(wanted)?.expose());
+        let hash = Hash32::sha256(preimage.as_bytes());
         let now = self.world.now();
         let paper = {
             let mut papers = self.world.node.papers(now);
@@ -126,7 +128,9 @@ impl SimNode {
                 let bolt11 = write(hash, request.amount, now, u64::from(request.expiry_s));
                 let bolt11 = bolt11.ok_or_else(|| WalletError::Refused("no such invoice".into()))?;
                 let expires_at = UnixMs::from_secs(now.secs()).plus_ms(i64::from(request.expiry_s) * 1_000);
-                papers.invoices.insert(hash, Paper { bolt11, amount: request.amount, expires_at, sent: None });
+                papers
+                    .invoices
+                    .insert(hash, Paper { bolt11, preimage, amount: request.amount, expires_at, sent: None });
             }
             papers.invoices.get(&hash).cloned().ok_or_else(|| WalletError::Refused("no such invoice".into()))?
         };
@@ -269,7 +273,8 @@ mod tests {
     #[test]
     fn an_invoice_is_paid_once_in_time_and_arrives_when_it_does() {
         let (node, hash) = (Node::default(), Hash32::from_bytes([1; 32]));
-        let paper = Paper { bolt11: String::new(), amount: Msat::sats(5), expires_at: UnixMs(100), sent: None };
+        let paper =
+            Paper { bolt11: String::new(), preimage: hash, amount: Msat::sats(5), expires_at: UnixMs(100), sent: None };
         node.papers(UnixMs(0)).invoices.insert(hash, paper);
         assert!(!node.pay(hash, Msat::sats(4), UnixMs(1), 0), "too little");
         assert!(!node.pay(hash, Msat::sats(5), UnixMs(100), 0), "too late");

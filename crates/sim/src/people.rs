@@ -249,7 +249,7 @@ impl Front {
         let owned = &self.world.agents[index];
         let limits: Limits = owned.limits.clone();
         let Ok(owner) = agents::owner(self.dice.clone()) else { return };
-        let policy = agents::policy(owned.npub, version, limits, owned.custody);
+        let policy = agents::policy(owned.npub, version, limits, owned.custody, owned.rent.clone());
         let Ok(stored) = agents::signed_policy(&owner, &policy, self.world.now()) else { return };
         let done = agent::set_policy(&self.store, owned.npub, stored, self.audit("agent.policy")).await.is_ok();
         self.world.count(counts::POLICY);

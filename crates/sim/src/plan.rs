@@ -155,6 +155,8 @@ pub struct Plan {
 pub struct Charging {
     pub fee_sats: u64,
     pub rules: HostingRules,
+    /// Agents may pay their own.
+    pub rent: bool,
     /// Mean virtual ms between moments in which hours, days or weeks pass at once.
     pub passes_ms: u64,
     /// From when (virtual ms), and for how long, the operator's node is away.
@@ -168,6 +170,7 @@ impl Charging {
         Self {
             fee_sats: dice.between(1, 20) * 500,
             rules,
+            rent: dice.chance(500),
             passes_ms: dice.between(4_000, 9_000),
             node_away: dice.chance(300).then(|| (dice.between(0, trouble_ms), dice.between(5_000, 40_000))),
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nexus_core::policy::Custody;
+use nexus_core::rent::Rent;
 use nexus_core::status::{Desired, Hosting};
 use nexus_core::{Clock, Msat};
 use nexus_seal::Signer;
@@ -21,7 +22,7 @@ use crate::bus::SimBus;
 use crate::counts::Counts;
 use crate::dice::Dice;
 use crate::fleet::Fleet;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::payers::{Payers, newborn};
 use crate::people::Front;
 use crate::plan::Plan;
@@ -233,7 +234,13 @@ async fn build(
         let home = (plan.regions > 1).then(|| format!("r{}", index % plan.regions));
         let schedules = if plan.schedules { agents::schedules(at) } else { Vec::new() };
         let custody = if plan.bunker && index + 1 == plan.agents { Custody::Bunker } else { Custody::Sealed };
-        let made_here = agents::make(index, limits, plan.heartbeat_secs, home, schedules, custody, at, dice.clone());
+        let rent = plan.charging.as_ref().filter(|charging| charging.rent).map(|charging| Rent {
+            // For one month or two, or for hardly one.
+            month_msat: Msat::sats(charging.fee_sats * dice.between(9, 25) / 10),
+            payee: ledger::identity(),
+        });
+        let made_here =
+            agents::make(index, limits, plan.heartbeat_secs, home, schedules, custody, rent, at, dice.clone());
         let (agent, new) = made_here.await?;
         let new = NewAgent { hosting, ..new };
         agent::create(&store, new, None, audit()).await?;
@@ -246,7 +253,8 @@ async fn build(
     let guest = match plan.charging.is_some() {
         true => {
             let limits = agents::limits(dice, false);
-            let made = agents::make(agents::MAX - 1, limits, 900, None, Vec::new(), Custody::Sealed, at, dice.clone());
+            let made =
+                agents::make(agents::MAX - 1, limits, 900, None, Vec::new(), Custody::Sealed, None, at, dice.clone());
             Some(made.await?.1)
         }
         false => None,

@@ -18,8 +18,10 @@ use nexus_store::payment;
 use nexus_worker::{Purse, WalletUnavailable, Wallets};
 use tokio::sync::oneshot;
 
+use crate::counts;
 use crate::dice::Dice;
-use crate::ledger::{Sent, Standing};
+use crate::ledger::{Books, Sent, Standing};
+use crate::node::Paper;
 use crate::plan::Fault;
 use crate::process::Process;
 use crate::world::{Accident, World, lag};
@@ -203,13 +205,19 @@ impl SimWallet {
                 Standing::InFlight => 1,
                 Standing::Failed(_) => 0,
             };
-            let preimage = books.bills.get(&question.hash).map(|bill| bill.preimage);
+            let preimage = preimage(&self.world, &books, question.hash);
             books.sends.values().filter(of).max_by_key(rank).map(|sent| told(sent.standing, preimage))
         };
         lag(&self.world, &self.dice, 2_000).await;
         self.process.pass().await;
         found.unwrap_or(Outcome::NotFound)
     }
+}
+
+/// Of a seller's invoice, or one of the operator's node.
+fn preimage(world: &World, books: &Books, hash: Hash32) -> Option<Hash32> {
+    let sellers = books.bills.get(&hash).map(|bill| bill.preimage);
+    sellers.or_else(|| world.node.papers(world.now()).invoices.get(&hash).map(|paper| paper.preimage))
 }
 
 fn told(standing: Standing, preimage: Option<Hash32>) -> Outcome {
@@ -241,7 +249,11 @@ impl Arrival {
                 return known.standing;
             }
         }
-        let expired = books.bills.get(&self.hash).is_none_or(|bill| now >= bill.expires_at);
+        let over = |paper: &Paper| now >= paper.expires_at;
+        let expired = match books.bills.get(&self.hash) {
+            Some(bill) => now >= bill.expires_at,
+            None => world.node.papers(now).invoices.get(&self.hash).is_none_or(over),
+        };
         let standing = if expired {
             Standing::Failed(FailureClass::Refused)
         } else if self.no_route {
@@ -249,7 +261,7 @@ impl Arrival {
         } else if self.pending {
             Standing::InFlight
         } else {
-            books.settle(self.owner, self.hash, self.fee)
+            self.settle(world, &mut books)
         };
         let sent = Sent {
             payer: self.owner,
@@ -259,6 +271,18 @@ impl Arrival {
             standing,
         };
         books.sends.insert((self.owner, self.key.clone()), sent);
+        standing
+    }
+
+    /// A seller is paid, or the operator's node.
+    fn settle(&self, world: &World, books: &mut Books) -> Standing {
+        if books.bills.contains_key(&self.hash) {
+            return books.settle(self.owner, self.hash, self.fee);
+        }
+        let standing = books.settle_rent(&world.node, self.owner, self.hash, self.fee, world.now());
+        if matches!(standing, Standing::Settled { .. }) {
+            world.count(counts::RENT);
+        }
         standing
     }
 
@@ -272,7 +296,7 @@ impl Arrival {
         let standing = if self.fee.as_u64() % 4 == 3 {
             Standing::Failed(FailureClass::NoRoute)
         } else {
-            books.settle(self.owner, self.hash, self.fee)
+            self.settle(world, &mut books)
         };
         if let Some(sent) = books.sends.get_mut(&key) {
             sent.standing = standing;
@@ -281,7 +305,7 @@ impl Arrival {
     }
 
     fn outcome(&self, world: &World, standing: Standing) -> Outcome {
-        let preimage = world.ledger.books().bills.get(&self.hash).map(|bill| bill.preimage);
+        let preimage = preimage(world, &world.ledger.books(), self.hash);
         told(standing, preimage)
     }
 }

@@ -1,7 +1,7 @@
 //! Looking at a whole database, for checks of what must hold. Nothing here is on a hot path.
 
 use nexus_core::budget::{Counter, Window};
-use nexus_core::{Generation, Npub, TickId, UnixMs, WorkerId};
+use nexus_core::{Generation, Hash32, Npub, TickId, UnixMs, WorkerId};
 
 use crate::batch::params;
 use crate::{Batch, Fence, Result, Statement, Store, dialect};
@@ -130,6 +130,27 @@ pub async fn ledger(store: &Store) -> Result<Vec<Line>> {
                 book: row.get()?,
                 amount_msat: row.get()?,
             })
+        })
+        .await
+}
+
+/// An invoice for an agent's own rent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedRent {
+    pub hash: Hash32,
+    pub npub: Npub,
+    /// Which month, as it was named.
+    pub month: String,
+    pub state: String,
+}
+
+/// Every invoice for rent.
+pub async fn rents(store: &Store) -> Result<Vec<AskedRent>> {
+    let sql = "SELECT payment_hash, npub, rent_month, state FROM hosting_invoice WHERE origin = 'rent'
+        ORDER BY created_at, payment_hash LIMIT ?1";
+    store
+        .rows("look at rents", sql, params![MAX_ROWS], |row| {
+            Ok(AskedRent { hash: row.get()?, npub: row.get()?, month: row.get()?, state: row.get()? })
         })
         .await
 }
