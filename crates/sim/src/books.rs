@@ -92,23 +92,26 @@ async fn credited(world: &World, lines: &[Line]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Each agent pays its own rent, and that of one month once.
+/// Each agent pays its own rent, and for one month no more than its fee: in two parts where others used the credit that the
+/// first one counted on.
 async fn rents(world: &World) -> Result<(), StoreError> {
-    let mut months: BTreeSet<(Npub, String)> = BTreeSet::new();
+    let fee = world.plan.charging.as_ref().map_or(Msat::ZERO, |charging| Msat::sats(charging.fee_sats));
+    let mut months: BTreeMap<(Npub, String), Msat> = BTreeMap::new();
     for rent in inspect::rents(&world.store).await? {
-        let payers: Vec<Npub> = {
+        let paid: Vec<(Npub, Msat)> = {
             let books = world.ledger.books();
-            books.settled.iter().filter(|(_, hash, ..)| *hash == rent.hash).map(|(payer, ..)| *payer).collect()
+            let of = books.settled.iter().filter(|(_, hash, ..)| *hash == rent.hash);
+            of.map(|(payer, _, amount, _)| (*payer, *amount)).collect()
         };
-        if payers.is_empty() {
-            continue;
-        }
+        let Some((payer, amount)) = paid.first().copied() else { continue };
         let name = world.label(&rent.npub);
-        if payers != [rent.npub] {
-            world.trace.violated(format_args!("the rent of {name} was paid {} times, or by another", payers.len()));
+        if paid.len() > 1 || payer != rent.npub {
+            world.trace.violated(format_args!("the rent of {name} was paid {} times, or by another", paid.len()));
         }
-        if !months.insert((rent.npub, rent.month)) {
-            world.trace.violated(format_args!("{name} paid the rent of one month twice"));
+        let month = months.entry((rent.npub, rent.month)).or_default();
+        *month = month.saturating_add(amount);
+        if *month > fee {
+            world.trace.violated(format_args!("{name} paid {month} of rent for one month, which costs {fee}"));
         }
     }
     Ok(())

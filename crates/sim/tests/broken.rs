@@ -46,7 +46,10 @@ fn a_settlement_credited_twice_is_found() {
 
 #[test]
 fn a_month_charged_twice_is_found() {
-    is_found(Way::MonthUnguarded, &["charges a month that 0 agents have of it", "charged twice", "was charged for a month before"]);
+    is_found(
+        Way::MonthUnguarded,
+        &["charges a month that 0 agents have of it", "charged twice", "was charged for a month before"],
+    );
 }
 
 #[test]
