@@ -21,12 +21,12 @@ use crate::world::World;
 /// Reasons for which a trigger may wait.
 const WAITS: [&str; 6] = ["day_limit", "month_limit", "payment_rate", "tick_rate", "reserve", "no_provider"];
 
-/// An agent whose owner took its sats sleeps until it has more.
-const ASLEEP: &str = "hibernating";
+/// An agent whose sats were taken or spent sleeps until it has more; after a month of that, deeper.
+const ASLEEP: [&str; 2] = ["hibernating", "dormant"];
 
 pub fn may_wait(world: &World, owned: &Agent, reason: &Reason) -> bool {
     let poor = world.ledger.balance(&owned.npub) < LifecycleRules::default().hibernate_below_msat;
-    WAITS.contains(&reason.code.as_str()) || (poor && reason.code == ASLEEP)
+    WAITS.contains(&reason.code.as_str()) || (poor && ASLEEP.contains(&reason.code.as_str()))
 }
 
 /// Whether nothing is under way any more. `None`: all is quiet.
