@@ -122,13 +122,17 @@ impl Case {
 
     /// Asks until the backend knows for certain.
     async fn certain(&self) -> Outcome {
+        let mut last = None;
         for _ in 0..200 {
             match self.resolve().await {
-                Outcome::Pending | Outcome::Unknown { .. } => tokio::time::sleep(Duration::from_millis(25)).await,
+                uncertain @ (Outcome::Pending | Outcome::Unknown { .. }) => {
+                    last = Some(uncertain);
+                    tokio::time::sleep(Duration::from_millis(25)).await;
+                }
                 certain => return certain,
             }
         }
-        panic!("still not certain after five seconds");
+        panic!("still not certain after five seconds: {last:?}");
     }
 
     /// The payer has paid exactly once and the payee was paid exactly that.

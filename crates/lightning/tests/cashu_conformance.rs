@@ -72,7 +72,7 @@ impl Bench for CashuBench {
     fn script(&self, next: Next) -> BoxFuture<'_, bool> {
         let (course, wire) = match next {
             Next::Lost => (Course::Plain, Some(Wire::Mute)),
-            Next::LostThenFails => (Course::FailsAfter { ms: 1_500 }, Some(Wire::Mute)),
+            Next::LostThenFails => (Course::FailsAfter { ms: 1_500 }, Some(Wire::MuteEarly)),
             Next::Dropped => (Course::Plain, Some(Wire::Dropped)),
             Next::Stuck => (Course::Stuck, None),
             Next::Slow => (Course::SettlesAfter { ms: 200 }, None),

@@ -4,6 +4,7 @@
 //! The mint is the child of a small shell that waits on a pipe: when the test process ends, in whatever way, the pipe
 //! closes and the mint is killed.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +16,12 @@ use tempfile::TempDir;
 const KEEPER: &str = r#"log=$1; shift
 "$@" </dev/null >>"$log" 2>&1 & pid=$!
 trap 'kill -9 $pid 2>/dev/null' EXIT
-read -r _; kill -9 $pid 2>/dev/null; wait $pid 2>/dev/null; trap - EXIT; exit 0"#;
+order=; read -r order
+if [ "$order" = term ]; then
+    kill -TERM $pid 2>/dev/null
+    for _ in $(seq 60); do kill -0 $pid 2>/dev/null || break; sleep 0.05; done
+fi
+kill -9 $pid 2>/dev/null; wait $pid 2>/dev/null; trap - EXIT; exit 0"#;
 
 /// What the mint pays with and is paid through.
 #[derive(Debug, Clone)]
@@ -91,10 +97,21 @@ impl Mint {
         command
     }
 
-    /// Dies as by SIGKILL.
+    /// Dies by SIGKILL.
+    pub fn kill(&self) {
+        self.end("");
+    }
+
+    /// Ends what it is doing, or dies three seconds later.
     pub fn stop(&self) {
+        self.end("term\n");
+    }
+
+    fn end(&self, order: &str) {
         if let Some(mut keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            drop(keeper.stdin.take());
+            if let Some(mut stdin) = keeper.stdin.take() {
+                stdin.write_all(order.as_bytes()).expect("the mint's keeper listens");
+            }
             keeper.wait().expect("the mint's keeper ends");
         }
     }
@@ -117,6 +134,8 @@ impl Mint {
         tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_ok()
     }
 
+    /// In good order where it can: Nutshell, killed between writing down that it pays and asking its node to, calls the
+    /// quote pending for ever.
     pub async fn restart(&self) {
         self.stop();
         self.resume().await;
@@ -125,6 +144,6 @@ impl Mint {
 
 impl Drop for Mint {
     fn drop(&mut self) {
-        self.stop();
+        self.kill();
     }
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cdk::nuts::{Id, KeySet};
 use futures::future::BoxFuture;
-use nexus_core::{Clock, Hash32, Msat};
+use nexus_core::{Clock, Hash32, MonoMs, Msat};
 
 use crate::bolt11::Network;
 use crate::driver::{Capabilities, Custody, Driver, Health, Idempotency, Kind, PreimageProof, WalletError};
@@ -41,11 +41,13 @@ pub struct Patience {
     pub settle_ms: u64,
     /// Between two looks at open invoices while settlements are followed.
     pub poll_ms: u64,
+    /// Before a mint that is at work on a payment is asked for it again.
+    pub nudge_ms: u64,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { answer_ms: 15_000, settle_ms: 30_000, poll_ms: 5_000 }
+        Self { answer_ms: 15_000, settle_ms: 30_000, poll_ms: 5_000, nudge_ms: 20_000 }
     }
 }
 
@@ -69,6 +71,8 @@ pub(crate) struct Wallet {
     clock: Arc<dyn Clock>,
     /// Payments that this process is working on right now.
     busy: Mutex<HashSet<Hash32>>,
+    /// Since when a payment is known to be worked on by the mint without its quote having been asked for.
+    asked: Mutex<HashMap<Hash32, MonoMs>>,
     /// One at a time turns paid invoices into proofs.
     issuing: tokio::sync::Mutex<()>,
     keysets: tokio::sync::Mutex<HashMap<Id, KeySet>>,
@@ -122,6 +126,7 @@ impl CashuWallet {
             storage,
             clock,
             busy: Mutex::default(),
+            asked: Mutex::default(),
             issuing: tokio::sync::Mutex::default(),
             keysets: tokio::sync::Mutex::default(),
         }))

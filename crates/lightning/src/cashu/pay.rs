@@ -1,13 +1,14 @@
 //! Paying: a melt quote, and the one request that pays it.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 
 use cdk::nuts::{BlindSignature, Id, KeySet, PreMintSecrets, Proof};
 use futures::future::BoxFuture;
 use nexus_core::payment::{FailureClass, HEIR_FINALITY_MARGIN_MS, Outcome};
 use nexus_core::{Hash32, MonoMs, Msat, UnixMs};
 
-use super::api::{CallError, MeltQuote, QuoteState, is_quote_id};
+use super::api::{CallError, MeltQuote, ProofState, QuoteState, is_quote_id};
 use super::book::{Owned, Payment, PaymentStage, Sent, delete_proof, hold, put_payment, put_proof, release};
 use super::keys::{MAX_OUTPUTS, blanks};
 use super::{CashuWallet, Wallet, msat};
@@ -299,11 +300,9 @@ impl Wallet {
             Err(CallError::Late) => self.retract(payment, sent, FailureClass::Refused).await,
             Err(CallError::Unsent(_)) => self.retract(payment, sent, FailureClass::Unreachable).await,
             Err(CallError::Lost(why)) => unknown(why),
-            Err(CallError::Silent(ms)) => match self.mint.melt_quote(&payment.quote).await {
-                Ok(told) if matches!(told.state, QuoteState::Paid | QuoteState::Pending) => {
-                    self.answered(payment, sent, told, FailureClass::NoRoute).await
-                }
-                Ok(_) | Err(_) => unknown(format!("no answer within {ms} ms")),
+            Err(CallError::Silent(ms)) => match self.look(payment).await.1 {
+                Outcome::NotFound => unknown(format!("no answer within {ms} ms")),
+                outcome => outcome,
             },
             Err(CallError::Said { code, .. }) => {
                 let class = match code {
@@ -311,11 +310,9 @@ impl Wallet {
                     CallError::SPENT => FailureClass::Protocol,
                     _ => FailureClass::Rejected,
                 };
-                // Of this request, or of an identical one before it.
-                match self.mint.melt_quote(&payment.quote).await {
-                    Ok(told) => self.answered(payment, sent, told, class).await,
-                    Err(error) => unknown(WalletError::from(error)),
-                }
+                // It was heard: this request, or an identical one before it, is what the mint knows of.
+                let heard = PaymentStage::Sent(Sent { seen: true, ..sent });
+                self.look_as(Payment { stage: heard, ..payment }, class).await.1
             }
         }
     }
@@ -349,20 +346,14 @@ impl Wallet {
     }
 
     /// The mint worked on this request, and says how it stands.
-    async fn answered(&self, mut payment: Payment, mut sent: Sent, told: MeltQuote, class: FailureClass) -> Outcome {
+    async fn answered(&self, payment: Payment, mut sent: Sent, told: MeltQuote, class: FailureClass) -> Outcome {
         match told.state {
             QuoteState::Paid => self.settle(payment, sent, told).await.1,
             QuoteState::Unpaid | QuoteState::Failed if told.payment_preimage.is_none() => {
                 sent.seen = true;
                 self.fail(payment, sent, class).await.1
             }
-            QuoteState::Pending => {
-                sent.seen = true;
-                match self.put(&mut payment, &sent).await {
-                    Ok(()) => Outcome::Pending,
-                    Err(error) => unknown(error),
-                }
-            }
+            QuoteState::Pending => self.pending(payment, sent).await.1,
             QuoteState::Unpaid | QuoteState::Failed | QuoteState::Issued | QuoteState::Unknown => {
                 unknown("the mint does not say how the payment stands")
             }
@@ -436,11 +427,41 @@ impl Wallet {
     }
 
     /// Asks the mint how a payment stands that was sent, and writes down what follows from it. Sends nothing.
-    pub(super) async fn look(&self, mut payment: Payment) -> (Payment, Outcome) {
+    pub(super) async fn look(&self, payment: Payment) -> (Payment, Outcome) {
+        self.look_as(payment, FailureClass::NoRoute).await
+    }
+
+    /// Whether the mint is at work on it, so that its quote is better left alone for a while. Nutshell, asked for the quote
+    /// in the moment in which the payment ends, may sign the change twice; asked for the proofs, it only looks.
+    async fn at_work(&self, hash: Hash32, sent: &Sent) -> Result<bool, WalletError> {
+        let Some((key, _)) = sent.inputs.first() else { return Ok(false) };
+        let Some(proof) = self.proof(key).await? else { return Ok(false) };
+        let y = proof.y().map_err(|_| WalletError::Protocol("a secret that is no point".to_owned()))?;
+        let states = self.mint.check(&[y]).await?;
+        if states.first().map(|it| it.state) != Some(ProofState::Pending) {
+            return Ok(false);
+        }
+        let now = self.clock.mono();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *asked.entry(hash).or_insert(now);
+        // A mint that was restarted may only look when it is asked.
+        let due = now >= since.plus_ms(self.config.patience.nudge_ms);
+        if due {
+            asked.remove(&hash);
+        }
+        Ok(!due)
+    }
+
+    async fn look_as(&self, mut payment: Payment, class: FailureClass) -> (Payment, Outcome) {
         let PaymentStage::Sent(mut sent) = payment.stage.clone() else {
             let known = payment.known().unwrap_or(Outcome::NotFound);
             return (payment, known);
         };
+        match self.at_work(payment.hash, &sent).await {
+            Ok(true) => return self.pending(payment, sent).await,
+            Ok(false) => {}
+            Err(error) => return (payment, unknown(error)),
+        }
         let told = match self.mint.melt_quote(&payment.quote).await {
             Ok(told) if told.quote == payment.quote => told,
             Ok(_) => return (payment, unknown("an answer about another payment")),
@@ -449,7 +470,7 @@ impl Wallet {
         match told.state {
             QuoteState::Paid => self.settle(payment, sent, told).await,
             QuoteState::Unpaid | QuoteState::Failed if told.payment_preimage.is_none() && sent.seen => {
-                self.fail(payment, sent, FailureClass::NoRoute).await
+                self.fail(payment, sent, class).await
             }
             QuoteState::Unpaid | QuoteState::Failed if told.payment_preimage.is_none() => {
                 // Nobody can pay it any more: what was on its way is not.
@@ -466,20 +487,19 @@ impl Wallet {
                 let outcome = written.map_or_else(unknown, |()| Outcome::NotFound);
                 (payment, outcome)
             }
-            QuoteState::Pending => {
-                let written = if sent.seen && !sent.absent {
-                    Ok(())
-                } else {
-                    (sent.seen, sent.absent) = (true, false);
-                    self.put(&mut payment, &sent).await
-                };
-                let outcome = written.map_or_else(unknown, |()| Outcome::Pending);
-                (payment, outcome)
-            }
+            QuoteState::Pending => self.pending(payment, sent).await,
             QuoteState::Unpaid | QuoteState::Failed | QuoteState::Issued | QuoteState::Unknown => {
                 (payment, unknown("the mint does not say how the payment stands"))
             }
         }
+    }
+
+    async fn pending(&self, mut payment: Payment, mut sent: Sent) -> (Payment, Outcome) {
+        (sent.seen, sent.absent) = (true, false);
+        let stage = PaymentStage::Sent(sent.clone());
+        let written = if payment.stage == stage { Ok(()) } else { self.put(&mut payment, &sent).await };
+        let outcome = written.map_or_else(unknown, |()| Outcome::Pending);
+        (payment, outcome)
     }
 
     async fn answer(&self, question: Resolve) -> Outcome {

@@ -20,10 +20,10 @@ use serde_json::Value;
 pub enum Wire {
     /// The mint hears nothing, and the sender does not know.
     Dropped,
-    /// The mint gets to work on a payment; the sender never hears how it went.
+    /// The mint does it; the sender never hears of it.
     Mute,
-    /// The mint hears of it so much later.
-    Slow { ms: u64 },
+    /// The same, and the mint is still at work when the sender gives up.
+    MuteEarly,
 }
 
 /// The way to a mint, with faults on request.
@@ -58,7 +58,8 @@ impl MintHttp for Way {
             match rule {
                 None => inner.ask(request).await,
                 Some(Wire::Dropped) => Err(lost()),
-                Some(Wire::Mute) => {
+                Some(Wire::Mute) => inner.ask(request).await.and(Err(lost())),
+                Some(Wire::MuteEarly) => {
                     let melt: Value = serde_json::from_slice(request.body.as_ref().unwrap()).unwrap();
                     let path = format!("/v1/melt/quote/bolt11/{}", melt["quote"].as_str().unwrap());
                     let paying = inner.clone();
@@ -66,15 +67,11 @@ impl MintHttp for Way {
                     loop {
                         let look = MintRequest { path: path.clone(), body: None, deadline: None, timeout_ms: 30_000 };
                         let told: Value = serde_json::from_slice(&inner.ask(look).await?.body).unwrap();
-                        if told["state"] != "UNPAID" {
+                        if told["state"] == "PENDING" {
                             return Err(lost());
                         }
                         tokio::time::sleep(Duration::from_millis(10)).await;
                     }
-                }
-                Some(Wire::Slow { ms }) => {
-                    tokio::time::sleep(Duration::from_millis(ms)).await;
-                    inner.ask(request).await
                 }
             }
         })
@@ -87,7 +84,7 @@ pub async fn mint_at(node: &Node) -> Mint {
     Mint::start(Backend::Lnd { url, certificate, macaroon }).await
 }
 
-pub const PATIENCE: Patience = Patience { answer_ms: 30_000, settle_ms: 2_000, poll_ms: 100 };
+pub const PATIENCE: Patience = Patience { answer_ms: 30_000, settle_ms: 2_000, poll_ms: 100, nudge_ms: 1_000 };
 
 pub fn config(url: &str) -> CashuConfig {
     CashuConfig {

@@ -7,7 +7,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,9 +228,14 @@ impl Process {
     }
 
     pub fn wait_until_there(&mut self) {
+        assert!(self.gets_there(), "the process ended before it was killed");
+    }
+
+    /// Whether it came to where it was told to stop; if not, it came to its end.
+    pub fn gets_there(&mut self) -> bool {
         let mut line = String::new();
         BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "here\n", "the process ended before it was killed");
+        line == "here\n"
     }
 
     /// `STOP` or `CONT`.
@@ -244,7 +249,13 @@ impl Process {
         self.0.wait().unwrap();
     }
 
-    pub async fn end(mut self) {
+    pub async fn end(self) {
+        let status = self.ended().await;
+        assert!(status.success(), "{status}");
+    }
+
+    /// However it ends, within a minute.
+    pub async fn ended(mut self) -> ExitStatus {
         let waited = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 if let Some(status) = self.0.try_wait().unwrap() {
@@ -253,8 +264,7 @@ impl Process {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         });
-        let status = waited.await.expect("the process ends within a minute");
-        assert!(status.success(), "{status}");
+        waited.await.expect("the process ends within a minute")
     }
 }
 
