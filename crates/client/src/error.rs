@@ -81,6 +81,7 @@ impl Problem {
             "precondition_failed" | "conflict" => "run the command again",
             "secret_in_body" => "take the secret out: goals and configuration must not hold keys or mnemonics",
             "not_running" => "`nexus agent start A`, then run the command again",
+            "wallet_refused" => "make a new connection in the wallet, and run the command again with it",
             "wallet_unavailable" => "`nexus agent status A` says why; try again in a few seconds",
             "moved" => {
                 "use that host: `nexus context list` shows those there are; `nexus agent delete A` clears this one"

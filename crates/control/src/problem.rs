@@ -79,6 +79,7 @@ codes! {
     NotRunning = "not_running", CONFLICT, "The agent is stopped";
     CommandRefused = "command_refused", UNPROCESSABLE_ENTITY, "The agent's worker did not obey the owner's command";
     UnlockRefused = "unlock_refused", UNPROCESSABLE_ENTITY, "The agent's worker did not take the key";
+    WalletRefused = "wallet_refused", UNPROCESSABLE_ENTITY, "The agent's worker did not take the wallet's connection";
     WalletUnavailable = "wallet_unavailable", SERVICE_UNAVAILABLE, "The agent's wallet can't be reached now";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The service can't do this now: retry";
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something failed here; it was recorded";

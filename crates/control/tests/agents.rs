@@ -410,6 +410,56 @@ async fn an_invoice_comes_from_a_worker_or_says_why_not() {
 }
 
 #[tokio::test]
+async fn a_wallets_connection_reaches_the_worker_sealed_or_not_at_all() {
+    let host = Host::start_with(|config| config.invoice_wait_ms = 300).await;
+    let owner = Key::new(1);
+    let npub = host.create(&owner, &Key::new(2), "ada").await;
+    let path = format!("/v1/agents/{npub}/wallet");
+    let uri = format!("nostr+walletconnect://{}?relay=wss://r.example&secret={}", "7".repeat(64), "1".repeat(64));
+    let sealed = recipient_envelope();
+    let put = async |by: By<'_>, sealed: &str| {
+        host.send(by, "PUT", &path, json!({ "sealed": sealed }).to_string().into_bytes(), &[]).await
+    };
+    let clear = put(By::Key(&owner), &uri).await;
+    assert!(clear.status.is_client_error() && !clear.text.contains(&"1".repeat(64)), "{}", clear.text);
+    let nobody = put(By::Key(&owner), &sealed).await;
+    assert_eq!((nobody.status.as_u16(), nobody.code()), (503, "wallet_unavailable"));
+
+    // That one is never answered.
+    let missed = wallet_request::waiting(&host.store, Key::new(2).npub(), UnixMs(0)).await.unwrap();
+    let missed: Vec<String> = missed.into_iter().map(|request| request.id).collect();
+    let worker = Worker::start(&host, 1).await;
+    worker.hosts(&npub).await;
+    let answer = async |said: Said| {
+        let agent = worker.hosts(&npub).await;
+        loop {
+            let asked = wallet_request::waiting(&host.store, agent.npub, UnixMs(0)).await.unwrap();
+            let new =
+                |request: &&wallet_request::WalletRequest| request.kind == "connect" && !missed.contains(&request.id);
+            if let Some(request) = asked.iter().find(new) {
+                assert!(request.body.contains("BEGIN AGE"), "{}", request.body);
+                let (fence, id) = (worker.fence, &request.id);
+                wallet_request::answer(&host.store, fence, agent.npub, agent.generation, id, said, None).await.unwrap();
+                return id.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let token = host.token(&owner, &["configure"]).await;
+    let done = Said::Done(json!({ "balance_msat": 21_000 }).to_string());
+    let (kept, id) = tokio::join!(put(By::Token(&token), &sealed), answer(done));
+    assert_eq!((kept.status.as_u16(), &kept.body), (200, &json!({ "balance_msat": 21_000 })));
+    // What was sealed does not stay in the row.
+    let agent = worker.hosts(&npub).await;
+    let row = wallet_request::get(&host.store, agent.npub, &id).await.unwrap().unwrap();
+    assert_eq!(row.body, "{}");
+    let why = "the connection is to another wallet than the policy names";
+    let (refused, _) = tokio::join!(put(By::Key(&owner), &sealed), answer(Said::Failed(why.into())));
+    assert_eq!((refused.status.as_u16(), refused.code()), (422, "wallet_refused"));
+    assert_eq!(refused.body["detail"], why);
+}
+
+#[tokio::test]
 async fn sats_keep_an_agent_from_being_deleted_unless_given_up_by_the_key() {
     let host = Host::start().await;
     let owner = Key::new(1);

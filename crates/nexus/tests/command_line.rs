@@ -85,8 +85,8 @@ fn exit_codes_say_what_happened() {
     home.expect("agent create", 2);
     assert!(home.expect("agent list", 2).contains("nexus dev"), "no context must say how to get one");
     assert!(home.expect("agent list --context gone", 3).contains("nexus context list"));
-    let error = home.expect("agent wallet a", 1);
-    assert!(error.contains("nexus agent wallet") && error.contains("not yet"), "{error}");
+    let error = home.expect("agent wallet a --wallet gold", 2);
+    assert!(error.contains("cashu=https://MINT"), "{error}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use nexus_nostr::relay_pool::{Fetched, Interest};
+use nexus_nostr::relay_pool::{Fetched, Interest, Notice};
 use nexus_nostr::{Published, RelayPool};
 use nostr::event::Event;
 
@@ -17,6 +17,15 @@ pub trait Relays: Send + Sync + 'static {
 
     /// Stored events, then live ones, until the stream is dropped. It ends when the relays are shut down.
     fn subscribe(&self, interest: Interest) -> BoxStream<'static, Arc<Event>>;
+
+    /// Like [`Self::subscribe`], with word of each relay that has sent what it had stored. Where that is not told, the
+    /// subscription counts as standing from the beginning.
+    fn notices(&self, interest: Interest) -> BoxStream<'static, Notice> {
+        let relays = interest.relays.clone();
+        let standing = stream::iter(relays).map(|relay| Notice::EndOfStored { relay: relay.into() });
+        let events = self.subscribe(interest).map(|event| Notice::Event { relay: "".into(), event });
+        standing.chain(events).boxed()
+    }
 
     /// Asks once, at most for `limit`.
     fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Fetched>;
@@ -33,6 +42,13 @@ impl Relays for RelayPool {
             subscription.next_event().await.map(|event| (event, subscription))
         };
         stream::unfold(subscription, next).boxed()
+    }
+
+    fn notices(&self, interest: Interest) -> BoxStream<'static, Notice> {
+        let next = |mut subscription: nexus_nostr::Subscription| async move {
+            subscription.next().await.map(|notice| (notice, subscription))
+        };
+        stream::unfold(Self::subscribe(self, interest), next).boxed()
     }
 
     fn fetch(&self, interest: Interest, limit: Duration) -> BoxFuture<'_, Fetched> {

@@ -20,10 +20,16 @@ use crate::error::TurnError;
 use crate::host::Host;
 use crate::ledger::Pen;
 use crate::unlock::{Opened, save_state};
+use crate::nwc;
 use crate::zap;
 
 /// How long a wallet backend may take for anything but a payment.
 pub(crate) const WALLET_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A connection to a wallet elsewhere, sealed to the agent.
+const CONNECT: &str = "connect";
+/// Less than whoever asks waits for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// A wallet that this worker has no driver for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -179,6 +185,17 @@ pub(crate) async fn answer(
 ) -> Result<bool, TurnError> {
     let answered = !requests.is_empty();
     for request in requests {
+        // Before the wallet can be opened at all.
+        if request.kind == CONNECT {
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, nwc::connect(host, opened, &request.body)).await;
+            let answer = match connected {
+                Ok(Ok(body)) => Answer::Done(body),
+                Ok(Err(why)) => Answer::Failed(why),
+                Err(_) => Answer::Failed("the wallet service did not answer in time".into()),
+            };
+            tell(host, agent, &request.id, answer, None).await?;
+            continue;
+        }
         let room = request.kind != PUBLIC_INVOICE || has_room(host, agent).await?;
         let (answer, invoice) = match open(host, opened).await {
             Ok(_) if !room => {

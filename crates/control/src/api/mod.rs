@@ -27,6 +27,7 @@ mod tick;
 mod ticket;
 mod token;
 mod unlock;
+mod wallet;
 mod webhook;
 mod withdrawal;
 
@@ -105,6 +106,7 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(ticket::create))
         .routes(routes!(invoice::create))
         .routes(routes!(unlock::offer, unlock::deliver))
+        .routes(routes!(wallet::connect))
         .routes(routes!(rollback::read, rollback::accept))
         .routes(routes!(withdrawal::create))
         .routes(routes!(approval::list))

@@ -115,13 +115,25 @@ impl Inner {
         if send.payment_id.is_empty() || send.payment_id.len() > MAX_PAYMENT_ID_BYTES || send.attempt == 0 {
             return refused();
         }
+        let outcome = self.begin(&send, &invoice).await;
+        if let Outcome::Unknown { .. } = outcome
+            && let Ok(entries) = self.book.of(invoice.hash).await
+            && let Some(end) = own(&entries, &send.payment_id, send.attempt).and_then(|entry| entry.end.clone())
+        {
+            // Somebody else learned it meanwhile: a sender that froze may wake up late.
+            return end;
+        }
+        outcome
+    }
+
+    async fn begin(&self, send: &Dispatch, invoice: &Bolt11) -> Outcome {
         for _ in 0..MAX_RACES {
             let entries = match self.book.of(invoice.hash).await {
                 Ok(entries) => entries,
                 Err(error) => return unknown(error),
             };
             if let Some(entry) = own(&entries, &send.payment_id, send.attempt) {
-                return self.repeat(entry, &send, &invoice).await;
+                return self.repeat(entry, send, invoice).await;
             }
             if let Some(last) = entries.last() {
                 if last.sent.payment_id != send.payment_id && !matches!(last.end, Some(Outcome::Failed { .. })) {
@@ -135,7 +147,7 @@ impl Inner {
                 }
             }
             let serial = entries.last().map_or(0, |last| last.serial.saturating_add(1));
-            if let Some(outcome) = self.first(&send, &invoice, serial).await {
+            if let Some(outcome) = self.first(send, invoice, serial).await {
                 return outcome;
             }
         }

@@ -75,9 +75,16 @@ impl Inner {
         if !(1..=MAX_EXPIRY_S).contains(&expiry_s) {
             return refuse("an expiry that is not 1 to 86,400 seconds ahead");
         }
-        let open = self.storage.list(OPEN).await.map_err(stored)?;
+        // Whether or not anybody follows settlements, what is long over makes room.
+        let now = self.clock.now();
+        let (over, open): (Vec<_>, Vec<_>) =
+            self.open().await?.into_iter().partition(|(_, expires_at)| now >= expires_at.plus_ms(LATE_MS));
         if open.len() >= MAX_OPEN {
             return refuse("1,000 invoices wait to be paid: try again when some have expired");
+        }
+        if !over.is_empty() {
+            let forget = |(hash, _): &(Hash32, UnixMs)| Change::Delete { space: OPEN, key: hash.to_string() };
+            self.storage.write(over.iter().map(forget).collect()).await.map_err(stored)?;
         }
         let cursor = self.last_seen().await?;
         let asked = Request::MakeInvoice { amount, description: description.clone(), expiry_s };

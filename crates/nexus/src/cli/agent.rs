@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use nexus_core::placement::Failover;
 
-use super::Rest;
-
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
     /// Make an agent: its keys are made here, and leave this machine only sealed
@@ -80,9 +78,8 @@ pub enum AgentCommand {
     Withdraw(WithdrawArgs),
     /// Let it go on with a state that is older than what it published
     AcceptRollback(AcceptArgs),
-    /// Show or change its wallet (not yet)
-    #[command(hide = true)]
-    Wallet(Rest),
+    /// Show its wallet, or give it another one: signed by you
+    Wallet(WalletArgs),
     /// Write its backup: one file, everything private in it encrypted
     Export(ExportArgs),
     /// Take an agent in from its backup, and tell its old host
@@ -329,6 +326,42 @@ pub struct AcceptArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WalletArgs {
+    /// Name or npub
+    pub agent: String,
+    /// The wallet it is to use: dev, cashu=URL, nwc, spark or lnd
+    #[arg(long, value_name = "WALLET", value_parser = backend)]
+    pub wallet: Option<Backend>,
+    /// File with the nostr+walletconnect:// URI of the wallet (wallet nwc)
+    #[arg(long, value_name = "FILE", requires = "wallet")]
+    pub nwc_file: Option<PathBuf>,
+}
+
+/// Which wallet, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    Dev,
+    /// The mint's URL.
+    Cashu(String),
+    Nwc,
+    Spark,
+    Lnd,
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    match text.split_once('=') {
+        Some(("cashu", mint)) if mint.starts_with("https://") || mint.starts_with("http://") => {
+            Ok(Backend::Cashu(mint.to_owned()))
+        }
+        None if text == "dev" => Ok(Backend::Dev),
+        None if text == "nwc" => Ok(Backend::Nwc),
+        None if text == "spark" => Ok(Backend::Spark),
+        None if text == "lnd" => Ok(Backend::Lnd),
+        Some(_) | None => Err("expected dev, cashu=https://MINT, nwc, spark or lnd".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
-    AcceptArgs, AddressArgs, AgentCommand, AnswerArgs, ApprovalsArgs, CatchUpArg, ConfigArgs, CreateArgs, CustodyArg,
+    AcceptArgs, AddressArgs, AgentCommand, AnswerArgs, ApprovalsArgs, Backend, CatchUpArg, ConfigArgs, CreateArgs, CustodyArg,
     DeleteArgs, DisputesArgs, DisputesCommand, EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs,
     OverlapArg, PolicyArgs, RentArgs, ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs,
-    UnlockArgs, WithdrawArgs,
+    UnlockArgs, WalletArgs, WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,
@@ -151,13 +151,6 @@ pub struct ApplyArgs {
     pub passphrase_file: Option<PathBuf>,
 }
 
-/// Whatever follows a command that is planned and not there yet.
-#[derive(Debug, clap::Args)]
-pub struct Rest {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub rest: Vec<String>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,7 +199,9 @@ mod tests {
             "agent delete bob --forfeit",
             "agent withdraw bob --sats 5 --to lnbcrt1",
             "agent accept-rollback bob --yes",
+            "agent wallet bob",
             "agent wallet bob --wallet cashu=https://mint",
+            "agent wallet bob --wallet nwc --nwc-file f",
             "agent export bob --move",
             "agent import --passphrase-file p",
             "agent import identity.enc config.toml --identity-password-file w --passphrase-file p --name bob --start",

@@ -104,6 +104,8 @@ struct State {
     rules: VecDeque<Rule>,
     arrived: Vec<String>,
     heard: Vec<(String, String)>,
+    /// When it last told of itself, in seconds: each telling is later than the one before, and replaces it.
+    told_s: i64,
 }
 
 struct World {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::{SinkExt, StreamExt};
-use nexus_core::Clock;
+use nexus_core::{Clock, UnixMs};
 use nostr::event::{Event, EventId, Kind, Tag, UnsignedEvent};
 use nostr::key::{Keys, PublicKey};
 use nostr::nips::{nip04, nip44};
@@ -26,8 +26,8 @@ fn random<const N: usize>() -> [u8; N] {
     nexus_core::time::random(&SystemEntropy)
 }
 
-fn signed(keys: &Keys, clock: &dyn Clock, kind: u16, tags: Vec<Tag>, content: String) -> Event {
-    let at = Timestamp::from_secs(clock.now().secs().unsigned_abs());
+fn signed(keys: &Keys, at: UnixMs, kind: u16, tags: Vec<Tag>, content: String) -> Event {
+    let at = Timestamp::from_secs(at.secs().unsigned_abs());
     let unsigned = UnsignedEvent::new(keys.public_key(), at, Kind::from_u16(kind), tags, content);
     let id = unsigned.compute_id();
     let signature = keys.sign_schnorr_with_aux_rand(secp256k1::SECP256K1, id.as_bytes(), &random());
@@ -63,23 +63,25 @@ pub(super) fn opened(keys: &Keys, event: &Event) -> Option<Value> {
 
 pub(super) fn answer(keys: &Keys, clock: &dyn Clock, to: &Event, text: &str, modern: bool) -> Event {
     let tags = vec![Tag::custom("p", [to.pubkey.to_hex()]), Tag::custom("e", [to.id.to_hex()])];
-    signed(keys, clock, RESPONSE, tags, closed(keys, &to.pubkey, text, modern))
+    signed(keys, clock.now(), RESPONSE, tags, closed(keys, &to.pubkey, text, modern))
 }
 
 pub(super) fn garbage(keys: &Keys, clock: &dyn Clock, to: &Event) -> Event {
     let tags = vec![Tag::custom("p", [to.pubkey.to_hex()]), Tag::custom("e", [to.id.to_hex()])];
-    signed(keys, clock, RESPONSE, tags, "not what was encrypted".to_owned())
+    signed(keys, clock.now(), RESPONSE, tags, "not what was encrypted".to_owned())
 }
 
 pub(super) fn notification(keys: &Keys, clock: &dyn Clock, client: &PublicKey, text: &str, modern: bool) -> Event {
     let kind = if modern { 23_197 } else { 23_196 };
     let tags = vec![Tag::custom("p", [client.to_hex()])];
-    signed(keys, clock, kind, tags, closed(keys, client, text, modern))
+    signed(keys, clock.now(), kind, tags, closed(keys, client, text, modern))
 }
 
 /// What each wallet says of itself.
 fn infos(world: &World) -> Vec<Event> {
-    let state = world.lock();
+    let mut state = world.lock();
+    state.told_s = world.clock.now().secs().max(state.told_s + 1);
+    let at = UnixMs::from_secs(state.told_s);
     let info = |app: &super::books::App| {
         let mut tags = Vec::new();
         if app.guise.modern {
@@ -88,7 +90,7 @@ fn infos(world: &World) -> Vec<Event> {
         if app.guise.tells {
             tags.push(Tag::custom("notifications", ["payment_received payment_sent"]));
         }
-        signed(&app.wallet, &*world.clock, INFO, tags, app.guise.methods.join(" "))
+        signed(&app.wallet, at, INFO, tags, app.guise.methods.join(" "))
     };
     state.books.apps.iter().map(info).collect()
 }

@@ -19,18 +19,15 @@ mod status;
 mod ticks;
 mod trajectory;
 mod unlock;
+mod wallet;
 
 use nexus_core::approval::Answer;
 
 use crate::cli::{AgentCommand, DisputesArgs, DisputesCommand, ExportFormat, Global};
-use crate::command::not_yet;
 use crate::output::Output;
 use crate::session::Session;
 
 pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyhow::Result<()> {
-    if let Some((name, instead)) = later(&command) {
-        return not_yet(&format!("agent {name}"), instead);
-    }
     if let AgentCommand::Disputes(DisputesArgs { command: Some(DisputesCommand::Verify { file }), .. }) = &command {
         return dispute::verify(file, output);
     }
@@ -67,42 +64,6 @@ pub async fn run(command: AgentCommand, global: &Global, output: Output) -> anyh
         AgentCommand::Trajectory(args) => trajectory::run(&session, &args).await,
         AgentCommand::Schedule(command) => schedule::run(&session, command).await,
         AgentCommand::Hook(command) => hook::run(&session, command).await,
-        AgentCommand::Wallet(_) => Ok(()),
-    }
-}
-
-/// Commands that are planned and not there, and what to do meanwhile.
-const fn later(command: &AgentCommand) -> Option<(&'static str, &'static str)> {
-    match command {
-        AgentCommand::Wallet(_) => Some(("wallet", "agents use the development network's wallet")),
-        AgentCommand::Create(_)
-        | AgentCommand::List { .. }
-        | AgentCommand::Status { .. }
-        | AgentCommand::Start { .. }
-        | AgentCommand::Stop(_)
-        | AgentCommand::Tick(_)
-        | AgentCommand::Ticks(_)
-        | AgentCommand::Events(_)
-        | AgentCommand::Fund(_)
-        | AgentCommand::Address(_)
-        | AgentCommand::Balance { .. }
-        | AgentCommand::Set(_)
-        | AgentCommand::Policy(_)
-        | AgentCommand::Rent(_)
-        | AgentCommand::Freeze { .. }
-        | AgentCommand::Thaw { .. }
-        | AgentCommand::Unlock(_)
-        | AgentCommand::Export(_)
-        | AgentCommand::Import(_)
-        | AgentCommand::Approvals(_)
-        | AgentCommand::Approve(_)
-        | AgentCommand::Refuse(_)
-        | AgentCommand::Disputes(_)
-        | AgentCommand::Delete(_)
-        | AgentCommand::Withdraw(_)
-        | AgentCommand::AcceptRollback(_)
-        | AgentCommand::Trajectory(_)
-        | AgentCommand::Schedule(_)
-        | AgentCommand::Hook(_) => None,
+        AgentCommand::Wallet(args) => wallet::run(&session, &args).await,
     }
 }

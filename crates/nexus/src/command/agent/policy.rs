@@ -120,23 +120,33 @@ fn show(session: &Session, current: Option<&Policy>) -> anyhow::Result<()> {
 }
 
 async fn sign(session: &Session, npub: &Npub, current: Option<&Policy>, next: &Policy) -> anyhow::Result<()> {
+    let changed = signed(session, npub, current, next).await?;
+    let version = if changed { next.version } else { current.map_or(next.version, |current| current.version) };
+    session.output.either(&json!({ "version": version, "changed": changed }), || match changed {
+        true => format!("Policy version {version} is signed and stored."),
+        false => "Nothing changed.".to_owned(),
+    });
+    Ok(())
+}
+
+/// Shows what changes, signs it and stores it; false, and nothing signed, if nothing does.
+pub(super) async fn signed(
+    session: &Session,
+    npub: &Npub,
+    current: Option<&Policy>,
+    next: &Policy,
+) -> anyhow::Result<bool> {
     if let Some(current) = current {
         let same = Policy { version: next.version, ..current.clone() };
         if same == *next {
-            session
-                .output
-                .either(&json!({ "version": current.version, "changed": false }), || "Nothing changed.".to_owned());
-            return Ok(());
+            return Ok(false);
         }
         prompt::say(format!("You sign:\n{}", policy::changes(&same, next)?));
     }
     let keys = session.owner_keys()?;
     let event = policy::sign(&*keys.signer(), next, session.clock.now()).await?;
     policy::store(&session.as_owner(&keys), npub, &event).await?;
-    session.output.either(&json!({ "version": next.version, "changed": true }), || {
-        format!("Policy version {} is signed and stored.", next.version)
-    });
-    Ok(())
+    Ok(true)
 }
 
 /// Opens the user's editor on the document. The policy holds no secret, but the file is private all the same.
