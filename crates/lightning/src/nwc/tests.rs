@@ -2,7 +2,7 @@ use nexus_core::payment::{FailureClass, Outcome};
 use nexus_core::{Hash32, Msat, UnixMs};
 use nexus_testkit::SeededEntropy;
 use nostr::event::{Event, EventId, Kind, Tag, UnsignedEvent};
-use nostr::key::Keys;
+use nostr::key::{Keys, PublicKey};
 use nostr::nips::{nip04, nip44};
 use nostr::types::Timestamp;
 use proptest::prelude::*;
@@ -130,6 +130,29 @@ fn an_answer_is_of_the_wallet_and_to_the_request() {
     assert_eq!(open(&garbled), Err(EnvelopeError::Sealed));
     let method = answer(r#"{"result_type":"get_info","result":{}}"#, &asked, encryption);
     assert_eq!(open(&method), Err(EnvelopeError::Message(MessageError::OtherMethod)));
+}
+
+#[test]
+fn a_notification_is_a_hint_of_the_wallet_to_us() {
+    let hash = Hash32::sha256(&[9; 32]);
+    let text = |kind: &str| json!({ "notification_type": kind, "notification": { "payment_hash": hash } }).to_string();
+    let to = |keys: PublicKey| vec![Tag::custom("p", [keys.to_hex()])];
+    let us = connection().client();
+    for (encryption, kind) in [(Encryption::Nip44V2, 23_197), (Encryption::Nip04, 23_196)] {
+        let told = |text: &str| signed(&wallet(), kind, to(us), &encrypted(text, encryption));
+        let read = |event: &Event| read_notification(&connection(), event, encryption);
+        assert_eq!(read(&told(&text("payment_received"))), Ok(Some(hash)));
+        assert_eq!(read(&told(&text("payment_sent"))), Ok(None));
+        assert!(matches!(read(&told("{}")), Ok(None)));
+        assert!(read(&told("no JSON")).is_err());
+        let anothers =
+            signed(&wallet(), kind, to(wallet().public_key()), &encrypted(&text("payment_received"), encryption));
+        assert_eq!(read(&anothers), Err(EnvelopeError::NotOurs));
+        let strangers = signed(&Keys::parse(SECRET).unwrap(), kind, to(us), "x");
+        assert_eq!(read(&strangers), Err(EnvelopeError::Author));
+        let other_kind = signed(&wallet(), 23_195, to(us), &encrypted(&text("payment_received"), encryption));
+        assert_eq!(read(&other_kind), Err(EnvelopeError::Kind));
+    }
 }
 
 const PREIMAGE: [u8; 32] = [9; 32];
