@@ -105,7 +105,7 @@ fn the_owner_can_ask_for_a_zap_and_a_stranger_cannot() {
         amount: nexus_core::Msat::sats(21),
         comment: "for the engine".into(),
     };
-    assert_eq!(zaps(&prompt("manual", vec![message("m1", "manual", &text)])), [expected.clone()]);
+    assert_eq!(zaps(&prompt("manual", vec![message("m1", "manual", &text)])), std::slice::from_ref(&expected));
     for kind in ["dm", "mention", "webhook", "zap"] {
         assert_eq!(zaps(&prompt(kind, vec![message("m1", kind, &text)])), [], "{kind}");
     }
