@@ -3,7 +3,10 @@
 //! Drivers know no database. Whoever opens a wallet brings its storage, which closes what it stores (values and keys are
 //! ciphertext at rest) and refuses every write of a holder that was replaced.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
+use nexus_core::Hash32;
 use zeroize::Zeroizing;
 
 /// Largest value, in bytes.
@@ -64,6 +67,55 @@ pub trait WalletStorage: Send + Sync {
     fn write(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StorageError>>;
 }
 
+/// A part of one wallet's storage: the records of one mint beside another's.
+pub struct Scoped {
+    all: Arc<dyn WalletStorage>,
+    /// In front of each key.
+    scope: String,
+}
+
+impl Scoped {
+    /// `of` names the part; it may be of any length.
+    pub fn new(all: Arc<dyn WalletStorage>, of: &str) -> Self {
+        let scope: String = Hash32::sha256(of.as_bytes()).to_string().chars().take(16).collect();
+        Self { all, scope: format!("{scope}/") }
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.scope)
+    }
+}
+
+impl WalletStorage for Scoped {
+    fn list(&self, space: &'static str) -> BoxFuture<'_, Result<Vec<Record>, StorageError>> {
+        Box::pin(async move {
+            let all = self.all.list(space).await?;
+            let own = all.into_iter().filter_map(|record| {
+                let key = record.key.strip_prefix(&self.scope)?.to_owned();
+                Some(Record { key, value: record.value })
+            });
+            Ok(own.collect())
+        })
+    }
+
+    fn get<'a>(
+        &'a self,
+        space: &'static str,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Zeroizing<Vec<u8>>>, StorageError>> {
+        Box::pin(async move { self.all.get(space, &self.key(key)).await })
+    }
+
+    fn write(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StorageError>> {
+        let scoped = changes.into_iter().map(|change| match change {
+            Change::Put { space, key, value } => Change::Put { space, key: self.key(&key), value },
+            Change::Insert { space, key, value } => Change::Insert { space, key: self.key(&key), value },
+            Change::Delete { space, key } => Change::Delete { space, key: self.key(&key) },
+        });
+        self.all.write(scoped.collect())
+    }
+}
+
 #[cfg(any(test, feature = "conformance"))]
 pub use memory::MemoryStorage;
 
@@ -118,5 +170,26 @@ mod memory {
             *records = next;
             Box::pin(async { Ok(()) })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn parts_of_a_wallets_storage_do_not_meet() {
+        let all = Arc::new(MemoryStorage::default());
+        let (one, other) = (Scoped::new(all.clone(), "https://one"), Scoped::new(all.clone(), "https://other"));
+        let put = |value: u8| vec![Change::Insert { space: "s", key: "k".into(), value: vec![value].into() }];
+        one.write(put(1)).await.unwrap();
+        assert_eq!(one.write(put(1)).await, Err(StorageError::Exists));
+        other.write(put(2)).await.unwrap();
+        assert_eq!(one.get("s", "k").await.unwrap().unwrap().to_vec(), [1]);
+        let listed = other.list("s").await.unwrap();
+        assert_eq!(listed.iter().map(|it| (it.key.as_str(), it.value.to_vec())).collect::<Vec<_>>(), [("k", vec![2])]);
+        one.write(vec![Change::Delete { space: "s", key: "k".into() }]).await.unwrap();
+        assert_eq!((one.list("s").await.unwrap().len(), other.list("s").await.unwrap().len()), (0, 1));
+        assert_eq!(all.list("s").await.unwrap().len(), 1);
     }
 }

@@ -23,9 +23,9 @@ use crate::relays::Relays;
 use crate::unlock::Opened;
 use crate::wallet::{self, Purse, WalletUnavailable};
 
-/// Where the connection is kept among an agent's wallet records.
+/// Where connections are kept among an agent's wallet records, each under its wallet's key in hex: payments in flight at an
+/// earlier wallet are looked up there.
 const SPACE: &str = "nwc.connection";
-const KEY: &str = "uri";
 
 /// Relays as a wallet's user needs them. Whose they are is the connection's choice: the pool connects to public addresses
 /// over TLS alone, but for relays of its own.
@@ -68,7 +68,7 @@ pub async fn open_nwc(means: NwcMeans, purse: &Purse) -> Result<Arc<dyn WalletDr
     let WalletChoice::Nwc { wallet } = &purse.choice else {
         return Err(unavailable("the policy names no wallet of Nostr Wallet Connect".to_owned()));
     };
-    let stored = purse.storage.get(SPACE, KEY).await.map_err(|error| unavailable(error.to_string()))?;
+    let stored = purse.storage.get(SPACE, &wallet.to_hex()).await.map_err(|error| unavailable(error.to_string()))?;
     let stored = stored.ok_or_else(|| {
         unavailable(
             "its wallet's connection is not here: `nexus agent wallet A --wallet nwc --nwc-file F` gives it".into(),
@@ -126,15 +126,10 @@ pub(crate) async fn connect(host: &Host, opened: &Opened, body: &str) -> Result<
         entropy: host.entropy.clone(),
         network: host.wallets.network(),
     };
-    let purse = Purse {
-        npub: opened.npub,
-        choice: WalletChoice::Nwc { wallet },
-        seed: opened.wallet_seed.clone(),
-        storage: opened.wallet_storage.clone(),
-    };
+    let purse = wallet::purse(host, opened, WalletChoice::Nwc { wallet }).await.map_err(|error| error.to_string())?;
     let balance = wallet::balance(&driver(means, connection, &purse)).await;
     let balance = balance.map_err(|why| format!("{why} (its relays have to be wss:// on public addresses)"))?;
-    let put = Change::Put { space: SPACE, key: KEY.to_owned(), value: uri };
+    let put = Change::Put { space: SPACE, key: wallet.to_hex(), value: uri };
     purse.storage.write(vec![put]).await.map_err(|error| error.to_string())?;
     Ok(serde_json::json!({ "balance_msat": balance }).to_string())
 }

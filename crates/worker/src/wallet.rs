@@ -117,11 +117,20 @@ pub(crate) async fn take(
 
 /// The wallet in force.
 pub(crate) async fn open(host: &Host, opened: &Opened) -> Result<Arc<dyn WalletDriver>, TurnError> {
-    let choice = opened.wallet();
-    let (npub, seed, storage) = (opened.npub, opened.wallet_seed.clone(), opened.wallet_storage.clone());
-    let (records_of, books) = (host.installation().await?, opened.wallet_books.clone());
-    let driver = host.wallets.open(Purse { npub, choice, seed, storage, records_of, books }).await;
+    let driver = host.wallets.open(purse(host, opened, opened.wallet()).await?).await;
     driver.map_err(|error| TurnError::parked("wallet_unavailable", error.to_string(), 60_000))
+}
+
+/// What a wallet of the agent's is opened with.
+pub(crate) async fn purse(host: &Host, opened: &Opened, choice: WalletChoice) -> Result<Purse, TurnError> {
+    Ok(Purse {
+        npub: opened.npub,
+        choice,
+        seed: opened.wallet_seed.clone(),
+        storage: opened.wallet_storage.clone(),
+        records_of: host.installation().await?,
+        books: opened.wallet_books.clone(),
+    })
 }
 
 /// Whether the wallet that would be opened here is the agent's own. On another network the same key has another account: an

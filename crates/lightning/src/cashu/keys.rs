@@ -88,7 +88,7 @@ impl Wallet {
 
     /// A keyset with its keys, believed only if its id is made of them.
     pub(super) async fn keyset(&self, id: Id) -> Result<KeySet, WalletError> {
-        if let Some(known) = self.keysets.lock().await.get(&id) {
+        if let Some(known) = self.memory.keysets.lock().await.get(&id) {
             return Ok(known.clone());
         }
         let keyset = self.mint.keys(id).await?.ok_or_else(|| broken("it does not know its own keyset"))?;
@@ -96,7 +96,7 @@ impl Wallet {
         if keyset.unit != CurrencyUnit::Sat {
             return Err(broken("the keyset counts something other than sats"));
         }
-        self.keysets.lock().await.insert(id, keyset.clone());
+        self.memory.keysets.lock().await.insert(id, keyset.clone());
         Ok(keyset)
     }
 

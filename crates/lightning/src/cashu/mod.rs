@@ -8,19 +8,18 @@ mod api;
 mod book;
 mod http;
 mod keys;
+mod memory;
 mod pay;
 mod receive;
 mod restore;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use cdk::nuts::{Id, KeySet};
 use futures::future::BoxFuture;
-use nexus_core::{Clock, Hash32, MonoMs, Msat};
+use nexus_core::{Clock, Hash32, Msat};
 
 use crate::bolt11::Network;
 use crate::driver::{Capabilities, Custody, Driver, Health, Idempotency, Kind, PreimageProof, WalletError};
@@ -30,6 +29,7 @@ use book::PaymentStage;
 
 pub use http::{Https, MintAnswer, MintHttp, MintRequest, MintUrl, NoAnswer};
 pub use keys::WalletSeed;
+pub use memory::CashuMemory;
 pub use restore::Found;
 
 /// How long the driver waits, in milliseconds.
@@ -69,13 +69,7 @@ pub(crate) struct Wallet {
     mint: Mint,
     storage: Arc<dyn WalletStorage>,
     clock: Arc<dyn Clock>,
-    /// Payments that this process is working on right now.
-    busy: Mutex<HashSet<Hash32>>,
-    /// Since when a payment is known to be worked on by the mint without its quote having been asked for.
-    asked: Mutex<HashMap<Hash32, MonoMs>>,
-    /// One at a time turns paid invoices into proofs.
-    issuing: tokio::sync::Mutex<()>,
-    keysets: tokio::sync::Mutex<HashMap<Id, KeySet>>,
+    memory: Arc<memory::Memory>,
 }
 
 /// A payment that is worked on; others leave it alone until this is dropped.
@@ -83,13 +77,13 @@ struct Busy<'a>(&'a Wallet, Hash32);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        self.0.memory.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
 impl Wallet {
     fn begin(&self, hash: Hash32) -> Option<Busy<'_>> {
-        let new = self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
+        let new = self.memory.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
         new.then(|| Busy(self, hash))
     }
 }
@@ -118,6 +112,18 @@ impl CashuWallet {
         storage: Arc<dyn WalletStorage>,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        Self::again(config, seed, http, storage, clock, CashuMemory::default())
+    }
+
+    /// The same wallet again: another handle, at another moment, with what the process remembers of it.
+    pub fn again(
+        config: CashuConfig,
+        seed: WalletSeed,
+        http: Arc<dyn MintHttp>,
+        storage: Arc<dyn WalletStorage>,
+        clock: Arc<dyn Clock>,
+        memory: CashuMemory,
+    ) -> Self {
         let mint = Mint { http, answer_ms: config.patience.answer_ms };
         Self(Arc::new(Wallet {
             config,
@@ -125,10 +131,7 @@ impl CashuWallet {
             mint,
             storage,
             clock,
-            busy: Mutex::default(),
-            asked: Mutex::default(),
-            issuing: tokio::sync::Mutex::default(),
-            keysets: tokio::sync::Mutex::default(),
+            memory: memory.0,
         }))
     }
 

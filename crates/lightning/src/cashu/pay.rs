@@ -442,7 +442,7 @@ impl Wallet {
             return Ok(false);
         }
         let now = self.clock.mono();
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.memory.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *asked.entry(hash).or_insert(now);
         // A mint that was restarted may only look when it is asked.
         let due = now >= since.plus_ms(self.config.patience.nudge_ms);

@@ -105,7 +105,7 @@ impl Wallet {
 
     /// Takes an invoice as far as it goes: once it is paid, until its proofs are stored. Each step may be done again.
     pub(super) async fn advance(&self, hash: Hash32) -> Result<Option<Issue>, WalletError> {
-        let _turn = self.issuing.lock().await;
+        let _turn = self.memory.issuing.lock().await;
         // Two rounds are the regular way; others find that secrets were used before.
         for _ in 0..5 {
             let Some(issue) = self.issue(hash).await? else { return Ok(None) };

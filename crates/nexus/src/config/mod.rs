@@ -26,7 +26,7 @@ pub use fleet::{
 pub use hosting::{HostingConfig, LndNode};
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 pub use telemetry::{AgentAttribute, TelemetryConfig};
-pub use wallets::{AgentWalletsConfig, WalletsConfig, network_named};
+pub use wallets::{AgentWalletsConfig, SparkWallets, WalletsConfig, network_named};
 
 /// Everything that an operator may set. Every key has a default; an unknown one is refused by name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

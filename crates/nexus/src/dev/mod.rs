@@ -32,7 +32,6 @@ use address::Addresses;
 use data_dir::DataDir;
 use keys::Keys;
 use role::base::Base;
-use role::wallets::AgentWallets;
 use role::wire::{self, Front, Hosting, Roles, Shop};
 use role::{listen, stop};
 
@@ -111,7 +110,7 @@ fn start(
     let hosting = Hosting {
         id: host.keys.worker,
         identity: host.keys.identity.clone(),
-        wallets: Arc::new(AgentWallets::new(&base.config, true, Some(&host.devnet), base.clock.clone())?),
+        devnet: Some(host.devnet.clone()),
         relay_url: host.relay_url.clone(),
         origin: Some(host.origin.clone()),
         development: true,

@@ -19,7 +19,7 @@ use nexus_seal::Signer;
 use nexus_seal::operator::OperatorKey;
 use nexus_vault::{LocalSigner, PoolIdentity};
 use nexus_worker::payout::Payer;
-use nexus_worker::{Extras, Faults, Traces, Vitals, Wallets, Web, WorkerParts};
+use nexus_worker::{Extras, Faults, Traces, Vitals, Web, WorkerParts};
 use nostr::event::Event;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -28,6 +28,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::base::Base;
+use super::wallets::{AgentWallets, Means};
 use crate::config::Registration;
 use crate::dev::seller;
 use crate::telemetry;
@@ -209,7 +210,8 @@ pub fn relay_pool(base: &Base, relay_url: &str, development: bool) -> RelayPool 
 pub struct Hosting {
     pub id: WorkerId,
     pub identity: Arc<PoolIdentity>,
-    pub wallets: Arc<dyn Wallets>,
+    /// Where play money is, if agents may have some.
+    pub devnet: Option<Devnet>,
     pub relay_url: String,
     /// Where the API is, if it is known: agents publish addresses there.
     pub origin: Option<Url>,
@@ -224,21 +226,31 @@ pub fn worker(base: &Base, hosting: Hosting) -> impl Future<Output = anyhow::Res
     let relays = relay_pool(base, &hosting.relay_url, hosting.development);
     let config = base.config.worker.to_worker(&base.config.lifecycle, &hosting.relay_url);
     let address_host = hosting.origin.as_ref().map(nexus_control::address_host);
-    let parts = WorkerParts {
-        id: hosting.id,
-        store: base.store.clone(),
-        bus: base.bus.clone(),
+    let means = Means {
+        development: hosting.development,
+        devnet: hosting.devnet.as_ref(),
+        relays: Arc::new(relays.clone()),
         clock: base.clock.clone(),
         entropy: base.entropy.clone(),
-        relays: Arc::new(relays.clone()),
-        wallets: hosting.wallets,
-        pool: hosting.identity,
-        config: nexus_worker::WorkerConfig { drain_ms: hosting.drain_ms, address_host, ..config },
-        faults: Faults::from_environment(),
     };
+    let wallets = AgentWallets::new(&base.config, means);
+    let (store, bus) = (base.store.clone(), base.bus.clone());
+    let (clock, entropy) = (base.clock.clone(), base.entropy.clone());
     let web = Some(Arc::new(Egress::new(hosting.development)) as Arc<dyn Web>);
     let (extras, stop) = (Extras { web, ..hosting.extras }, base.stop.clone());
     async move {
+        let parts = WorkerParts {
+            id: hosting.id,
+            store,
+            bus,
+            clock,
+            entropy,
+            relays: Arc::new(relays.clone()),
+            wallets: Arc::new(wallets?),
+            pool: hosting.identity,
+            config: nexus_worker::WorkerConfig { drain_ms: hosting.drain_ms, address_host, ..config },
+            faults: Faults::from_environment(),
+        };
         let ended = nexus_worker::run_with(parts, extras, stop).await;
         relays.shutdown().await;
         ended.context("running the worker")

@@ -17,7 +17,6 @@ use serde_json::json;
 
 use super::base::{self, Base};
 use super::health::{self, Health};
-use super::wallets::AgentWallets;
 use super::wire::{self, Hosting};
 use super::{Role, listen};
 use crate::config::{Config, Loaded};
@@ -44,12 +43,7 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let hosting = Hosting {
         id,
         identity: Arc::new(identity),
-        wallets: Arc::new(AgentWallets::new(
-            &base.config,
-            base.config.allow_development,
-            devnet.as_ref(),
-            base.clock.clone(),
-        )?),
+        devnet: devnet.clone(),
         relay_url,
         origin: base.config.api.public_origin.clone(),
         development: base.config.allow_development,
