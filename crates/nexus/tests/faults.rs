@@ -22,7 +22,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let place = Place::new();
-        let host = place.start(&[]);
+        let host = place.start(&[("NEXUS_PROVIDER_HOLD", "false")]);
         let hex = hex_of(&place.agent("ada", &["--heartbeat", "1d"]));
         let friend = Friend::new(&place.relay());
         let world = Self { place, host, friend, hex };
