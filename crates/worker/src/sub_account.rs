@@ -85,6 +85,12 @@ fn booked(payment: &Payment) -> Booked {
 }
 
 impl Books for StoredBooks {
+    fn mark(&self, payment_id: &str) -> String {
+        let mut text = self.npub.as_bytes().to_vec();
+        text.extend_from_slice(payment_id.as_bytes());
+        Hash32::sha256(&text).to_string()
+    }
+
     fn available<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Msat, BooksError>> {
         Box::pin(async move {
             self.tidy(node).await?;

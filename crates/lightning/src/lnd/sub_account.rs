@@ -74,6 +74,9 @@ pub enum Booked {
 
 /// One agent's part of the node's books. Every change is durable when it returns, and refused to a holder that was replaced.
 pub trait Books: Send + Sync {
+    /// What the node is told as the payment's id, in 64 bytes: of all agents that pay from it, only this one's.
+    fn mark(&self, payment_id: &str) -> String;
+
     /// What the agent may spend, after what its payments no longer hold was released.
     fn available<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Msat, BooksError>>;
 
@@ -172,7 +175,8 @@ impl LndSubAccount {
         if inside {
             return self.wait(&send.resolve(hash)).await;
         }
-        let outcome = self.node.dispatch(send).await;
+        let payment_id = self.books.mark(&send.payment_id);
+        let outcome = self.node.dispatch(Dispatch { payment_id, ..send }).await;
         match outcome {
             Outcome::Settled { preimage, fee } => self.settle(hash, fee, preimage).await,
             // Nobody else ever sent it. Should this not be booked, it is once the payment's own end is.
@@ -204,15 +208,16 @@ impl LndSubAccount {
 
     async fn look(&self, question: &Resolve) -> Outcome {
         let Resolve { payment_id, attempt, hash, .. } = question;
+        let marked = Resolve { payment_id: self.books.mark(payment_id), ..question.clone() };
         match self.books.payment(&self.identity, *hash, payment_id, *attempt).await {
             // Nothing is ever sent that was not held first. Only books of an earlier moment know less than the node.
-            Ok(None) => match self.node.resolve(question.clone()).await {
+            Ok(None) => match self.node.resolve(marked).await {
                 Outcome::Settled { .. } | Outcome::Pending => Outcome::Unknown {
                     why: "the node pays, or paid, what the books do not hold: its operator looks at it".to_owned(),
                 },
                 other => other,
             },
-            Ok(Some(Booked::Held { inside: false })) => match self.node.resolve(question.clone()).await {
+            Ok(Some(Booked::Held { inside: false })) => match self.node.resolve(marked).await {
                 Outcome::Settled { preimage, fee } => self.settle(*hash, fee, preimage).await,
                 other => other,
             },
