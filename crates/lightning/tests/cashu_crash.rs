@@ -3,7 +3,7 @@
 //! end, nothing is paid or credited twice, and what is left and the fee add up.
 //!
 //! Without a test harness: started with a job in its environment, this program is the process that is killed
-//! (`crash_bench`). `NEXUS_CRASH_ROUNDS` is the number of random kills (100).
+//! (`crash_bench`). `NEXUS_CRASH_ROUNDS` is the number of random kills (20).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -145,7 +145,7 @@ impl Wallet for AtMint {
     fn other(&self, job: &Job<Self>, clock: Arc<dyn Clock>) -> Option<impl Future<Output = ()>> {
         let hash = decode_bolt11(&job.bolt11).unwrap().hash;
         let wallet = self.clone();
-        self.receives.then(|| async move {
+        self.receives.then_some(async move {
             let wallet = wallet.wallet(clock);
             wallet.recover().await.unwrap();
             credited(&wallet, hash).await;
@@ -385,7 +385,7 @@ fn main() {
     if crash_bench::perform::<AtMint>() {
         return;
     }
-    let rounds = crash_bench::rounds(100);
+    let rounds = crash_bench::rounds(20);
     crash_bench::runtime().block_on(async {
         let world = World::new().await;
         at_each_arrow(&world).await;

@@ -307,7 +307,8 @@ impl Wallet {
             Err(CallError::Said { code, .. }) => {
                 let class = match code {
                     CallError::PAYMENT_FAILED => FailureClass::NoRoute,
-                    CallError::SPENT => FailureClass::Protocol,
+                    // The records are older than the wallet: another copy of it went on.
+                    CallError::SPENT | CallError::ALREADY_SIGNED => FailureClass::Protocol,
                     _ => FailureClass::Rejected,
                 };
                 // It was heard: this request, or an identical one before it, is what the mint knows of.
@@ -366,7 +367,7 @@ impl Wallet {
         let late = self.clock.now() >= payment.expires_at.plus_ms(HEIR_FINALITY_MARGIN_MS);
         let written = if sent.times <= 1 || late {
             let spent = match class {
-                FailureClass::Protocol => match self.spent_among(&sent.inputs).await {
+                FailureClass::Protocol => match self.caught_up(&sent).await {
                     Ok(spent) => spent,
                     Err(error) => return (payment, unknown(error)),
                 },
@@ -380,6 +381,12 @@ impl Wallet {
         };
         let outcome = written.map_or_else(unknown, |()| failed(class));
         (payment, outcome)
+    }
+
+    /// What other copies of this wallet did is learned from the mint. Gives those inputs that are spent.
+    async fn caught_up(&self, sent: &Sent) -> Result<Vec<String>, WalletError> {
+        self.restore().await?;
+        self.spent_among(&sent.inputs).await
     }
 
     async fn settle(&self, mut payment: Payment, sent: Sent, told: MeltQuote) -> (Payment, Outcome) {

@@ -167,11 +167,11 @@ impl Wallet {
                     self.restore().await?;
                     return self.choose(issue).await;
                 }
-                QuoteState::Paid
-                | QuoteState::Unpaid
-                | QuoteState::Pending
-                | QuoteState::Failed
-                | QuoteState::Unknown => return Err(error.into()),
+                // An earlier, identical request is still being worked on.
+                QuoteState::Pending => return Err(WalletError::Unreachable("the mint is still at work".to_owned())),
+                QuoteState::Paid | QuoteState::Unpaid | QuoteState::Failed | QuoteState::Unknown => {
+                    return Err(error.into());
+                }
             },
             Err(error) => return Err(error.into()),
         };

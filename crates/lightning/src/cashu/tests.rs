@@ -1,5 +1,3 @@
-use nexus_core::{Clock as _, Msat};
-use nexus_testkit::ManualClock;
 use proptest::prelude::*;
 
 use super::keys::blanks;
@@ -40,6 +38,3 @@ proptest! {
         prop_assert!(blanks(sats) <= 41);
     }
 }
-
-#[test]
-fn rounding_is_up() {}
