@@ -438,35 +438,51 @@ impl Wallet {
         self.look_as(payment, FailureClass::NoRoute).await
     }
 
-    /// Whether the mint is at work on it, so that its quote is better left alone for a while. Nutshell, asked for the quote
-    /// in the moment in which the payment ends, may sign the change twice; asked for the proofs, it only looks.
-    async fn at_work(&self, hash: Hash32, sent: &Sent) -> Result<bool, WalletError> {
-        let Some((key, _)) = sent.inputs.first() else { return Ok(false) };
-        let Some(proof) = self.proof(key).await? else { return Ok(false) };
+    /// How the mint says the proofs of a payment stand, or none if it is to be asked for the quote. Nutshell, asked for the
+    /// quote in the moment in which the payment ends, may sign the change twice; asked for the proofs, it only looks.
+    async fn at_work(&self, hash: Hash32, sent: &Sent) -> Result<Option<ProofState>, WalletError> {
+        let Some((key, _)) = sent.inputs.first() else { return Ok(None) };
+        let Some(proof) = self.proof(key).await? else { return Ok(None) };
         let y = proof.y().map_err(|_| WalletError::Protocol("a secret that is no point".to_owned()))?;
-        let states = self.mint.check(&[y]).await?;
-        if states.first().map(|it| it.state) != Some(ProofState::Pending) {
-            return Ok(false);
+        let state = self.mint.check(&[y]).await?.first().map(|it| it.state);
+        if state != Some(ProofState::Pending) {
+            return Ok(state);
         }
         let now = self.clock.mono();
         let mut asked = self.memory.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *asked.entry(hash).or_insert(now);
         // A mint that was restarted may only look when it is asked.
-        let due = now >= since.plus_ms(self.config.patience.nudge_ms);
-        if due {
-            asked.remove(&hash);
+        if now < since.plus_ms(self.config.patience.nudge_ms) {
+            return Ok(state);
         }
-        Ok(!due)
+        asked.remove(&hash);
+        Ok(None)
+    }
+
+    /// The mint knows nothing of the request, which may still arrive.
+    async fn absent(&self, mut payment: Payment, mut sent: Sent) -> (Payment, Outcome) {
+        let written = if sent.absent {
+            Ok(())
+        } else {
+            sent.absent = true;
+            self.put(&mut payment, &sent).await
+        };
+        let outcome = written.map_or_else(unknown, |()| Outcome::NotFound);
+        (payment, outcome)
     }
 
     async fn look_as(&self, mut payment: Payment, class: FailureClass) -> (Payment, Outcome) {
-        let PaymentStage::Sent(mut sent) = payment.stage.clone() else {
+        let PaymentStage::Sent(sent) = payment.stage.clone() else {
             let known = payment.known().unwrap_or(Outcome::NotFound);
             return (payment, known);
         };
+        // Nobody can pay it any more: what was on its way is not.
+        let over = self.clock.now() >= payment.expires_at.plus_ms(HEIR_FINALITY_MARGIN_MS);
         match self.at_work(payment.hash, &sent).await {
-            Ok(true) => return self.pending(payment, sent).await,
-            Ok(false) => {}
+            Ok(Some(ProofState::Pending)) => return self.pending(payment, sent).await,
+            // Untouched, and nothing is to be given back.
+            Ok(Some(ProofState::Unspent)) if !sent.seen && !over => return self.absent(payment, sent).await,
+            Ok(Some(ProofState::Unspent | ProofState::Spent) | None) => {}
             Err(error) => return (payment, unknown(error)),
         }
         let told = match self.mint.melt_quote(&payment.quote).await {
@@ -480,17 +496,11 @@ impl Wallet {
                 self.fail(payment, sent, class).await
             }
             QuoteState::Unpaid | QuoteState::Failed if told.payment_preimage.is_none() => {
-                // Nobody can pay it any more: what was on its way is not.
-                let over = self.clock.now() >= payment.expires_at.plus_ms(HEIR_FINALITY_MARGIN_MS);
-                let written = if over {
-                    payment.stage = PaymentStage::Quoted;
-                    self.give_back(&payment, &sent, &[]).await
-                } else if sent.absent {
-                    Ok(())
-                } else {
-                    sent.absent = true;
-                    self.put(&mut payment, &sent).await
-                };
+                if !over {
+                    return self.absent(payment, sent).await;
+                }
+                payment.stage = PaymentStage::Quoted;
+                let written = self.give_back(&payment, &sent, &[]).await;
                 let outcome = written.map_or_else(unknown, |()| Outcome::NotFound);
                 (payment, outcome)
             }
