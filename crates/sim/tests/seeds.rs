@@ -3,7 +3,7 @@
 use nexus_sim::{Report, Seeds, run, run_many};
 
 /// Seeds of every test run.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 800;
 const THREADS: usize = 2;
 /// Lines of a failed seed's trace that are shown.
 const SHOWN: usize = 60;
