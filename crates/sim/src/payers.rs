@@ -322,7 +322,8 @@ impl Payers {
         self.pay_for_all().await?;
         let paid = self.within(PAID_WITHIN, || self.are(Hosting::Paid)).await?;
         if !paid {
-            return Ok(self.world.trace.violated("all is paid, and not everyone is hosted"));
+            self.world.trace.violated("all is paid, and not everyone is hosted");
+            return Ok(());
         }
         if suspended {
             let again = self.within(TICKS_WITHIN, || self.tick_again(&ticks)).await?;
