@@ -19,8 +19,8 @@ use serde::Deserialize;
 use crate::error::TurnError;
 use crate::host::Host;
 use crate::ledger::Pen;
-use crate::unlock::{Opened, save_state};
 use crate::nwc;
+use crate::unlock::{Opened, save_state};
 use crate::zap;
 
 /// How long a wallet backend may take for anything but a payment.

@@ -45,7 +45,10 @@ async fn opened(
     let storage = MemoryStorage::default();
     if let Some(uri) = stored {
         let value = Zeroizing::new(uri.into_bytes());
-        storage.write(vec![Change::Put { space: "nwc.connection", key: wallet.parse::<Npub>().unwrap().to_hex(), value }]).await.unwrap();
+        storage
+            .write(vec![Change::Put { space: "nwc.connection", key: wallet.parse::<Npub>().unwrap().to_hex(), value }])
+            .await
+            .unwrap();
     }
     let npub: Npub = OTHER.parse().unwrap();
     let seed = Mnemonic::parse(WORDS).unwrap().wallet_seed().unwrap();

@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use futures::FutureExt;
 use nexus_bus::Wake;
-use nexus_core::{Npub, UnixMs};
 use nexus_core::hosting::{Plan, Term};
 use nexus_core::status::Hosting;
+use nexus_core::{Npub, UnixMs};
 use nexus_lightning::{InvoiceState, Settlement};
 use nexus_store::account::Account;
 use nexus_store::hosting::{self, Billed, Invoice, Looked};

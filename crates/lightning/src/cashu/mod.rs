@@ -125,14 +125,7 @@ impl CashuWallet {
         memory: CashuMemory,
     ) -> Self {
         let mint = Mint { http, answer_ms: config.patience.answer_ms };
-        Self(Arc::new(Wallet {
-            config,
-            seed,
-            mint,
-            storage,
-            clock,
-            memory: memory.0,
-        }))
+        Self(Arc::new(Wallet { config, seed, mint, storage, clock, memory: memory.0 }))
     }
 
     /// Rebuilds the proofs from seed and mint (NUT-09): for a wallet whose records are new here, or older than the wallet.

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use agent::{
-    AcceptArgs, AddressArgs, AgentCommand, AnswerArgs, ApprovalsArgs, Backend, CatchUpArg, ConfigArgs, CreateArgs, CustodyArg,
-    DeleteArgs, DisputesArgs, DisputesCommand, EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand, ImportArgs,
-    OverlapArg, PolicyArgs, RentArgs, ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs, TrajectoryArgs,
-    UnlockArgs, WalletArgs, WithdrawArgs,
+    AcceptArgs, AddressArgs, AgentCommand, AnswerArgs, ApprovalsArgs, Backend, CatchUpArg, ConfigArgs, CreateArgs,
+    CustodyArg, DeleteArgs, DisputesArgs, DisputesCommand, EventsArgs, ExportArgs, ExportFormat, FundArgs, HookCommand,
+    ImportArgs, OverlapArg, PolicyArgs, RentArgs, ScheduleArgs, ScheduleCommand, StopArgs, TickArgs, TicksArgs,
+    TrajectoryArgs, UnlockArgs, WalletArgs, WithdrawArgs,
 };
 pub use bench::{
     BenchArgs, BenchCommand, BenchPlace, Database, DatabaseArgs, FailoverArgs, FullArgs, IdleArgs, TimersArgs, WakeArgs,

@@ -117,8 +117,7 @@ impl AgentWallets {
         let http = Https::new(url.clone(), self.development, self.clock.clone()).map_err(unavailable)?;
         let storage = Scoped::new(purse.storage.clone(), url.as_str());
         let memory = self.memory(purse.npub, url.as_str());
-        let config =
-            CashuConfig { url, network: self.network, most: self.cashu_cap, patience: Patience::default() };
+        let config = CashuConfig { url, network: self.network, most: self.cashu_cap, patience: Patience::default() };
         let (http, storage, clock) = (Arc::new(http), Arc::new(storage), self.clock.clone());
         let wallet = CashuWallet::again(config, WalletSeed::new(seed), http, storage, clock, memory);
         wallet.settle_records(&purse.records_of).await.map_err(unavailable)?;
