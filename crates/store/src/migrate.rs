@@ -23,9 +23,9 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0014_webhooks.sql"),
     include_str!("../migrations/0015_addresses.sql"),
     include_str!("../migrations/0016_wallets.sql"),
-    include_str!("../migrations/0019_disputes.sql"),
-    include_str!("../migrations/0020_subaccounts.sql"),
-    include_str!("../migrations/0017_hosting_limits.sql"),
+    include_str!("../migrations/0017_disputes.sql"),
+    include_str!("../migrations/0018_subaccounts.sql"),
+    include_str!("../migrations/0019_hosting_limits.sql"),
 ];
 
 /// The newest schema this program knows.

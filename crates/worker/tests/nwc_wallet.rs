@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use nexus_bus::{Bus, LocalBus};
 use nexus_core::policy::WalletChoice;
-use nexus_core::{Clock, Entropy, Msat, Npub};
+use nexus_core::{Clock, Entropy, Generation, Msat, Npub, UnixMs};
+use nexus_lightning::lnd::BooksError;
 use nexus_lightning::storage::{Change, MemoryStorage};
 use nexus_lightning::{InvoiceRequest, Network, WalletDriver, WalletError, WalletStorage};
 use nexus_nostr::{PoolConfig, RelayPool};
 use nexus_relay::{RelayConfig, RelayParts};
-use nexus_store::Store;
+use nexus_store::{Fence, Store};
 use nexus_testkit::nwc::Service;
 use nexus_testkit::{SystemEntropy, TestClock};
 use nexus_vault::Mnemonic;
-use nexus_worker::{NwcMeans, Purse, WalletUnavailable, open_nwc};
+use nexus_worker::{Holder, NwcMeans, Purse, StoredBooks, WalletUnavailable, open_nwc};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -23,6 +24,19 @@ use zeroize::Zeroizing;
 const WORDS: &str = "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
 const WALLET: &str = "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
 const OTHER: &str = "c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5";
+
+/// Holds no agent: the books are not asked here.
+struct Nobody;
+
+impl Holder for Nobody {
+    fn fence(&self) -> Result<Fence, BooksError> {
+        Err(BooksError::Stale)
+    }
+
+    fn now(&self) -> UnixMs {
+        UnixMs(0)
+    }
+}
 
 fn clock() -> Arc<dyn Clock> {
     Arc::new(TestClock::default())
@@ -53,7 +67,10 @@ async fn opened(
     let npub: Npub = OTHER.parse().unwrap();
     let seed = Mnemonic::parse(WORDS).unwrap().wallet_seed().unwrap();
     let choice = WalletChoice::Nwc { wallet: wallet.parse().unwrap() };
-    open_nwc(means, &Purse { npub, choice, seed, storage: Arc::new(storage) }).await
+    let store = Store::open_memory().unwrap();
+    let books = Arc::new(StoredBooks::new(store, Arc::new(Nobody), npub, Generation(1)));
+    let (storage, records_of) = (Arc::new(storage), String::new());
+    open_nwc(means, &Purse { npub, choice, seed, storage, records_of, books }).await
 }
 
 #[tokio::test]
