@@ -59,7 +59,7 @@ impl Loaded {
         }
         for (variable, text) in environment {
             let Some(key) = key_of(&variable, &leaves)? else { continue };
-            let value = parse_text(&text, &leaves[&key]);
+            let value = parse_text(&text, leaves.get(&key).unwrap_or(&Value::Null));
             place(&mut tree, &mut sources, key, value, &variable);
         }
         for (key, value) in flags {
@@ -114,7 +114,7 @@ fn from_file(path: &Path, from: &str, known: &BTreeMap<String, Value>) -> Result
     let tree: Value = toml::from_str(&text)
         .map_err(|error| ConfigError::Malformed { from: from.to_owned(), why: error.to_string() })?;
     let found = leaves(&tree);
-    match found.keys().find(|key| !known.contains_key(*key)) {
+    match found.keys().find(|key| !known.contains_key(*key) && !may_be(key, known)) {
         Some(key) => Err(ConfigError::Unknown {
             key: key.clone(),
             from: from.to_owned(),
@@ -124,6 +124,30 @@ fn from_file(path: &Path, from: &str, known: &BTreeMap<String, Value>) -> Result
     }
 }
 
+/// Tables whose entries the operator names.
+const NAMED: &[&str] = &["hosting.plans."];
+
+/// Whether a key may be in a section that is not there by default, or in one of the operator's naming. What is wrong in one is
+/// found when it is read.
+fn may_be(key: &str, known: &BTreeMap<String, Value>) -> bool {
+    let absent = |(leaf, default): (&String, &Value)| {
+        default.is_null() && key.strip_prefix(leaf.as_str()).is_some_and(|rest| rest.starts_with('.'))
+    };
+    known.iter().any(absent) || NAMED.iter().any(|section| key.starts_with(section))
+}
+
+/// The key of a section that is not there by default: `NEXUS_HOSTING_LND_URL` is `hosting.lnd.url`.
+fn key_in_absent(variable: &str, known: &BTreeMap<String, Value>) -> Option<String> {
+    let absent = known.iter().filter(|(_, default)| default.is_null());
+    absent
+        .filter_map(|(leaf, _)| {
+            let rest = variable.strip_prefix(&variable_of(leaf))?.strip_prefix('_')?;
+            Some((leaf.len(), format!("{leaf}.{}", rest.to_lowercase())))
+        })
+        .max()
+        .map(|(_, key)| key)
+}
+
 /// `api.port` is `NEXUS_API_PORT`. None for what is not ours.
 fn key_of(variable: &str, known: &BTreeMap<String, Value>) -> Result<Option<String>, ConfigError> {
     if !variable.starts_with("NEXUS_") || variable.starts_with(FAULTS) || OTHER_VARIABLES.contains(&variable) {
@@ -131,6 +155,9 @@ fn key_of(variable: &str, known: &BTreeMap<String, Value>) -> Result<Option<Stri
     }
     if let Some(key) = known.keys().find(|key| variable_of(key) == variable) {
         return Ok(Some(key.clone()));
+    }
+    if let Some(key) = key_in_absent(variable, known) {
+        return Ok(Some(key));
     }
     let variables: Vec<String> = known.keys().map(|key| variable_of(key)).collect();
     Err(ConfigError::Unknown {
@@ -162,11 +189,17 @@ fn parse_text(text: &str, default: &Value) -> Value {
 }
 
 fn place(tree: &mut Value, sources: &mut BTreeMap<String, String>, key: String, value: Value, from: &str) {
-    let pointer = format!("/{}", key.replace('.', "/"));
-    if let Some(slot) = tree.pointer_mut(&pointer) {
-        *slot = value;
-        sources.insert(key, from.to_owned());
+    let mut slot = tree;
+    for name in key.split('.') {
+        if slot.is_null() {
+            *slot = Value::Object(serde_json::Map::new());
+        }
+        // A value stands where a section was expected: the section is what is wrong, and is told by what reads it.
+        let Value::Object(members) = slot else { return };
+        slot = members.entry(name).or_insert(Value::Null);
     }
+    *slot = value;
+    sources.insert(key, from.to_owned());
 }
 
 /// A known key that the writer may have meant: the least edits away, at most three.
@@ -220,6 +253,25 @@ mod tests {
         assert_eq!(loaded.sources["api.port"], "flag");
         assert_eq!(loaded.sources["relay.port"], "NEXUS_RELAY_PORT");
         assert!(loaded.sources["api.max_streams"].ends_with("nexus.toml"));
+    }
+
+    #[test]
+    fn sections_that_are_absent_by_default_are_read_and_checked() {
+        let lnd = "[hosting.lnd]\nurl = \"https://127.0.0.1:8080\"\nidentity = \"02aa\"\nnetwork = \"regtest\"\n";
+        let file = format!("{lnd}macaroon_file = \"/m\"\n[hosting.plans.gold]\nfee_sats = 7\n");
+        let loaded = read(Some(&file), &[("NEXUS_HOSTING_LND_IDENTITY", "02bb")], vec![]).unwrap();
+        let node = loaded.config.hosting.lnd.as_ref().unwrap();
+        assert_eq!((node.network.as_str(), node.identity.as_str()), ("regtest", "02bb"));
+        assert_eq!(loaded.sources["hosting.lnd.identity"], "NEXUS_HOSTING_LND_IDENTITY");
+        assert_eq!(loaded.config.hosting.plans["gold"].fee_sats, 7);
+        assert!(loaded.config.hosting.plans.contains_key("hosted"));
+        let misspelt = format!("{lnd}macaroon_fil = \"/m\"\n");
+        let error = read(Some(&misspelt), &[], vec![]).unwrap_err().to_string();
+        assert!(error.contains("hosting.lnd") && error.contains("macaroon_fil"), "{error}");
+        let error = read(Some("[hosting.plans.gold]\nfee = 7\n"), &[], vec![]).unwrap_err().to_string();
+        assert!(error.contains("hosting.plans.gold") && error.contains("`fee`"), "{error}");
+        let error = read(Some("[data_dir]\nx = 1\n"), &[], vec![]).unwrap_err().to_string();
+        assert!(error.contains("data_dir"), "{error}");
     }
 
     #[test]
