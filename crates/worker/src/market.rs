@@ -44,6 +44,12 @@ pub(crate) fn fee_allowance(amount: Msat) -> Msat {
     Msat::try_from(amount.as_u64() / 100).unwrap_or(Msat::ZERO).max(Msat::sats(2))
 }
 
+/// The most that is held for routing beside an amount, whatever a wallet quotes: 1 % and 10 sats, so that small payments find a
+/// way through a real network, and a mint has its own fee.
+pub(crate) fn fee_limit(amount: Msat) -> Msat {
+    Msat::try_from(amount.as_u64() / 100).unwrap_or(Msat::ZERO).saturating_add(Msat::sats(10))
+}
+
 fn quote(price: Option<Price>) -> Msat {
     match price {
         None => Msat::ZERO,

@@ -21,7 +21,7 @@ use crate::error::TurnError;
 use crate::faults::At;
 use crate::holding;
 use crate::ledger::{settle_sides, windows};
-use crate::market::{self, fee_allowance};
+use crate::market::{self, fee_limit};
 use crate::payable::Payable;
 use crate::perceive::{Thinker, prompt};
 use crate::profile::signed;
@@ -183,7 +183,11 @@ async fn await_offer(run: &mut Run<'_>, request: Request) -> Result<(), TurnErro
     let (silence, whole) = (config.offer_timeout_ms, config.job_timeout_ms);
     let resumed = run.pen.now().0 - request.at.0 > i64::try_from(silence).unwrap_or(i64::MAX);
     let silence = if resumed { u64::try_from(RESUMED_WAIT_MS).unwrap_or(0) } else { silence };
-    let abandon = |why: String| Record::Abandoned { attempt, why };
+    let (npub, provider) = (run.pen.npub, request.provider);
+    let abandon = |why: String| {
+        tracing::info!(npub = %npub.short(), provider = %provider.short(), why, "a job is given up");
+        Record::Abandoned { attempt, why }
+    };
     let mut said = Vec::new();
     match listen(run, &request, silence, whole, false, &mut said).await? {
         None => run.append(abandon("the provider did not answer".into()), Vec::new()).await,
@@ -299,7 +303,7 @@ async fn accept(run: &Run<'_>, request: &Request, bolt11: &str) -> Result<Result
         Err(_) => return Ok(Err("the wallet did not answer in time".into())),
     };
     let cost = amount.saturating_add(max_fee);
-    if max_fee > fee_allowance(amount) {
+    if max_fee > fee_limit(amount) {
         return Ok(Err(format!("routing would cost up to {max_fee}")));
     }
     let spent = run.tick.spent();
@@ -349,6 +353,7 @@ async fn reserve(run: &mut Run<'_>, request: &Request, bill: Bill) -> Result<(),
                 Conflict::PaymentHash => "this invoice was met before".to_owned(),
                 other => return Err(TurnError::parked("payment_conflict", other.to_string(), 10_000)),
             };
+            tracing::info!(npub = %run.pen.npub.short(), provider = %request.provider.short(), why, "a job is given up");
             run.append(Record::Abandoned { attempt, why }, Vec::new()).await
         }
         other => other,
@@ -498,6 +503,7 @@ pub(crate) async fn not_paid(
     payment: &Payment,
     class: nexus_core::payment::FailureClass,
 ) -> Result<(), TurnError> {
+    tracing::info!(npub = %run.pen.npub.short(), payment_hash = %payment.hash, %class, "a payment failed");
     let sides = settle_sides(payment, PaymentState::Failed, payment.state, Msat::ZERO, run.pen.now());
     run.append(payable.not_paid(class), sides).await?;
     run.pen.host.forget_dispatched(payment.hash, run.pen.generation);

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::ledger::Pen;
-use crate::market::fee_allowance;
+use crate::market::fee_limit;
 use crate::recover::{ask, store};
 use crate::unlock::{Opened, seal_state};
 use crate::wallet::{self, WALLET_TIMEOUT, say};
@@ -180,7 +180,7 @@ async fn quote(opened: &Opened, driver: &dyn WalletDriver, due: &mut Due) -> Res
         Ok(Err(error)) => return Err(format!("the wallet cannot pay it: {error}")),
         Err(_) => return Err("the wallet did not answer in time".to_owned()),
     };
-    if due.max_fee > fee_allowance(due.amount) {
+    if due.max_fee > fee_limit(due.amount) {
         return Err(format!("routing would cost up to {}", due.max_fee));
     }
     let balance = wallet::balance(driver).await?;

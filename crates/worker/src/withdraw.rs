@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::TurnError;
 use crate::faults::At;
 use crate::ledger::Pen;
-use crate::market::fee_allowance;
+use crate::market::fee_limit;
 use crate::recover::{Resolved, moved, send, store};
 use crate::unlock::{Opened, seal_state};
 use crate::wallet::{self, WALLET_TIMEOUT, say};
@@ -128,7 +128,7 @@ async fn payable(
         Ok(Err(error)) => return Err(format!("the wallet cannot pay it: {error}")),
         Err(_) => return Err("the wallet did not answer in time".to_owned()),
     };
-    if max_fee > fee_allowance(amount) {
+    if max_fee > fee_limit(amount) {
         return Err(format!("routing would cost up to {max_fee}"));
     }
     let (balance, cost) = (wallet::balance(driver).await?, amount.saturating_add(max_fee));

@@ -26,7 +26,7 @@ use crate::error::TurnError;
 use crate::filter::Taken;
 use crate::host::Host;
 use crate::ledger::settle_sides;
-use crate::market::fee_allowance;
+use crate::market::fee_limit;
 use crate::payable::Payable;
 use crate::perceive::may_be_zapped;
 use crate::perform::{self, reservation};
@@ -237,7 +237,7 @@ async fn accept(run: &Run<'_>, zap: &Zap, bolt11: String) -> Result<Bill, LnurlE
         Ok(Err(error)) => return refused(format!("the wallet cannot pay it: {error}")),
         Err(_) => return Err(LnurlError::Failed("the wallet did not answer in time".into())),
     };
-    if max_fee > fee_allowance(zap.amount) {
+    if max_fee > fee_limit(zap.amount) {
         return refused(format!("routing would cost up to {max_fee}"));
     }
     // What the tick's thinking left.

@@ -129,7 +129,7 @@ fn words(choice: &WalletChoice) -> String {
 fn show(session: &Session, current: Option<&Policy>, status: &Value) -> anyhow::Result<()> {
     let choice = current.map(|policy| policy.wallet.clone()).unwrap_or_default();
     let document = json!({
-        "wallet": choice, "signed": current.is_some(), "balance_sats": status["balance_sats"],
+        "wallet": choice, "custody": choice.custody(), "signed": current.is_some(), "balance_sats": status["balance_sats"],
         "seen_at_ms": status["balance_at_ms"],
     });
     session.output.either(&document, || {
