@@ -349,7 +349,7 @@ pub fn control_parts(
         config: ControlConfig {
             home_settle_ms: 4_000,
             retention: if billing.is_some() { kept } else { Retention::default() },
-            operator_key: billing.as_ref().map(|_| Arc::new(OperatorKey::generate(&Dice::new(0x6b65_79)))),
+            operator_key: billing.as_ref().map(|_| Arc::new(OperatorKey::generate(&Dice::new(7_038_329)))),
             billing,
             ..ControlConfig::new(origin)
         },

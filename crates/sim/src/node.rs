@@ -1,5 +1,6 @@
 //! The operator's node: what it was asked for and what it was paid, as it really is, and how control planes reach it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -124,15 +125,16 @@ impl SimNode {
         let now = self.world.now();
         let paper = {
             let mut papers = self.world.node.papers(now);
-            if !papers.invoices.contains_key(&hash) {
-                let bolt11 = write(hash, request.amount, now, u64::from(request.expiry_s));
-                let bolt11 = bolt11.ok_or_else(|| WalletError::Refused("no such invoice".into()))?;
-                let expires_at = UnixMs::from_secs(now.secs()).plus_ms(i64::from(request.expiry_s) * 1_000);
-                papers
-                    .invoices
-                    .insert(hash, Paper { bolt11, preimage, amount: request.amount, expires_at, sent: None });
+            match papers.invoices.entry(hash) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(free) => {
+                    let bolt11 = write(hash, request.amount, now, u64::from(request.expiry_s));
+                    let bolt11 = bolt11.ok_or_else(|| WalletError::Refused("no such invoice".into()))?;
+                    let expires_at = UnixMs::from_secs(now.secs()).plus_ms(i64::from(request.expiry_s) * 1_000);
+                    let paper = Paper { bolt11, preimage, amount: request.amount, expires_at, sent: None };
+                    free.insert(paper).clone()
+                }
             }
-            papers.invoices.get(&hash).cloned().ok_or_else(|| WalletError::Refused("no such invoice".into()))?
         };
         if self.world.fault(&self.dice, Fault::NodeAnswerLost) {
             tokio::time::sleep(NO_ANSWER).await;

@@ -52,7 +52,7 @@ fn choice(sealed: &Sealed) -> Option<WalletChoice> {
 }
 
 /// The node at which the agent has its account; none if its wallet is another.
-pub async fn node_of<'a>(app: &'a Shared, npub: Npub) -> Answer<Option<&'a Accounts>> {
+pub async fn node_of(app: &Shared, npub: Npub) -> Answer<Option<&Accounts>> {
     let sealed = agent::sealed(&app.store, npub).await?.unwrap_or_default();
     match choice(&sealed) {
         Some(WalletChoice::Lnd {}) => {

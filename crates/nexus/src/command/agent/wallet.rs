@@ -37,7 +37,7 @@ pub async fn run(session: &Session, args: &WalletArgs) -> anyhow::Result<()> {
     let sealed = connection.map(|(_, uri)| seal(&status, &uri)).transpose()?;
     let before = current.clone().unwrap_or_else(|| Policy::default_for(npub));
     if before.wallet != choice && status["balance_sats"].as_u64().is_some_and(|sats| sats > 0) {
-        prompt::say("What is in its wallet now stays there: `nexus agent withdraw` takes it out first.".to_owned());
+        prompt::say("What is in its wallet now stays there: `nexus agent withdraw` takes it out first.");
     }
     let version = current.as_ref().map_or(1, |policy| policy.version + 1);
     let next = Policy { version, wallet: choice, ..before };
