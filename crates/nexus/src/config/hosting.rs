@@ -7,9 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use nexus_control::Billing;
 use nexus_core::hosting::{HostingRules, Plan};
-use nexus_core::{Clock, Hash32};
-use nexus_lightning::Receive;
-use nexus_lightning::lnd::{InvoiceMacaroon, LndReceive, MacaroonError, NodeConfig, PayerMacaroon, Trust};
+use nexus_core::{Clock, Hash32, Npub};
+use nexus_lightning::{Network, Pay, Receive};
+use nexus_lightning::lnd::{InvoiceMacaroon, LndPay, LndReceive, MacaroonError, NodeConfig, PayerMacaroon, Trust};
 use serde::{Deserialize, Serialize};
 
 /// Hosting is free unless `charge` is set.
@@ -38,6 +38,25 @@ impl Default for HostingConfig {
             refunds: false,
             lnd: None,
         }
+    }
+}
+
+/// Where a worker pays refunds of hosting credit from, and whose orders it believes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PayoutsConfig {
+    /// The key that control signs orders with: it says it when it starts.
+    pub signer: Npub,
+    /// The node that hosting is paid to, by a macaroon that pays.
+    pub lnd: LndNode,
+}
+
+impl PayoutsConfig {
+    /// The node, and its network.
+    pub fn open(&self, clock: Arc<dyn Clock>) -> anyhow::Result<(Arc<dyn Pay>, Network)> {
+        let (node, macaroon) = self.lnd.payer("payouts.lnd")?;
+        let network = node.network();
+        Ok((Arc::new(LndPay::new(node, macaroon, clock)), network))
     }
 }
 

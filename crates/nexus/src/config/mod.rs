@@ -23,7 +23,7 @@ pub use fleet::{
     BusConfig, BusKind, DatabaseConfig, DatabaseKind, HealthConfig, OperatorConfig, PlacementConfig, PoolFiles,
     ScalerConfig,
 };
-pub use hosting::{HostingConfig, LndNode};
+pub use hosting::{HostingConfig, LndNode, PayoutsConfig};
 pub use layer::{ConfigError, Loaded, Overrides, environment};
 pub use telemetry::{AgentAttribute, TelemetryConfig};
 pub use wallets::{AgentWalletsConfig, SparkWallets, WalletsConfig, network_named};
@@ -56,6 +56,8 @@ pub struct Config {
     pub provider: SellerConfig,
     /// What hosting costs.
     pub hosting: HostingConfig,
+    /// Refunds of hosting credit, where a worker pays them.
+    pub payouts: Option<PayoutsConfig>,
     /// Which wallets agents may have.
     pub wallets: WalletsConfig,
     /// Accounts of agents at the operator's node, as control planes keep them.
@@ -321,6 +323,7 @@ impl Config {
                 self.retention.check()?;
                 self.hosting.check()?;
                 self.wallets.check()?;
+                self.payouts.as_ref().map_or(Ok(()), |payouts| payouts.lnd.check("payouts.lnd"))?;
                 self.agent_wallets.check()?;
                 self.provider.lnd.as_ref().map_or(Ok(()), |node| node.check("provider.lnd"))?;
                 self.check_fleet()

@@ -11,6 +11,7 @@ use nexus_core::UnixMs;
 use nexus_lightning::{Receive, devnet};
 use nexus_seal::SignedPool;
 use nexus_seal::operator::OperatorKey;
+use nexus_seal::payout::PayoutKey;
 use nostr::event::Event;
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -56,10 +57,14 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         operator_key,
     };
     let origin = front.origin.clone();
+    let signer = PayoutKey::of(&front.operator_key)?.public();
     let mut role = Role::new(base, "control");
     role.start(|base| wire::control(base, front, Registry::default(), listener));
-    let document = json!({ "ready": true, "role": "control", "api": origin, "process": std::process::id() });
-    role.announce(&document, format!("Control plane at {origin}"), output);
+    let document = json!({
+        "ready": true, "role": "control", "api": origin, "payouts_signer": signer, "process": std::process::id(),
+    });
+    let text = format!("Control plane at {origin}\nOrders refunds as {signer} (payouts.signer of the worker that pays them)");
+    role.announce(&document, text, output);
     role.until_stopped(output).await
 }
 
@@ -76,6 +81,11 @@ fn refuse_what_is_not_its_own(config: &Config) -> anyhow::Result<()> {
     if config.pool.identity_file.is_some() {
         bail!(
             "a control plane may not hold the pool's identity\n  next: take pool.identity_file (NEXUS_POOL_IDENTITY_FILE) out of its configuration; it belongs to workers"
+        );
+    }
+    if config.payouts.is_some() {
+        bail!(
+            "a control plane may not hold the macaroon that pays\n  next: take payouts out of its configuration; it belongs to workers"
         );
     }
     if config.wallets.lnd.is_some() {

@@ -65,6 +65,11 @@ impl Role {
         Self { base, name, roles: Roles::default(), limit: STOP_TIMEOUT, health: None }
     }
 
+    /// What it stands on.
+    pub const fn base(&self) -> &Base {
+        &self.base
+    }
+
     /// For a role that takes longer to stop.
     pub fn with_limit(self, limit: Duration) -> Self {
         Self { limit, ..self }

@@ -50,12 +50,22 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
         drain_ms: base.config.worker.drain_ms,
         extras: Extras { beats, vitals: vitals.clone(), traces, web: None },
     };
+    let payer = match &base.config.payouts {
+        Some(payouts) => {
+            let (node, network) = payouts.open(base.clock.clone())?;
+            Some((node, network, payouts.signer))
+        }
+        None => None,
+    };
     let (region, pool) = (base.config.worker.region.clone(), base.config.worker.pool.clone());
     let limit = base.config.worker.drain_ms;
     let mut role = Role::new(base, "worker").with_limit(Duration::from_millis(limit) + role::STOP_TIMEOUT);
     role.serve_beside(health::serve(health, listener));
     if let Some(exporter) = exporter {
         role.start_beside("trace exporter", exporter);
+    }
+    if let Some((node, network, signer)) = payer {
+        role.start_beside("refunds", wire::payouts(role.base(), node, network, signer));
     }
     role.start(|base| wire::worker(base, hosting));
     let registered = registered(&vitals);
