@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use nexus_control::Billing;
 use nexus_core::hosting::{HostingRules, Plan};
 use nexus_core::{Clock, Hash32, Npub};
-use nexus_lightning::{Network, Pay, Receive};
 use nexus_lightning::lnd::{InvoiceMacaroon, LndPay, LndReceive, MacaroonError, NodeConfig, PayerMacaroon, Trust};
+use nexus_lightning::{Network, Pay, Receive};
 use serde::{Deserialize, Serialize};
 
 /// Hosting is free unless `charge` is set.

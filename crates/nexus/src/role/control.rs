@@ -63,7 +63,8 @@ pub async fn run(loaded: Loaded, output: Output) -> anyhow::Result<()> {
     let document = json!({
         "ready": true, "role": "control", "api": origin, "payouts_signer": signer, "process": std::process::id(),
     });
-    let text = format!("Control plane at {origin}\nOrders refunds as {signer} (payouts.signer of the worker that pays them)");
+    let text =
+        format!("Control plane at {origin}\nOrders refunds as {signer} (payouts.signer of the worker that pays them)");
     role.announce(&document, text, output);
     role.until_stopped(output).await
 }

@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../../lightning/tests/crash_bench/mod.rs"]
 mod crash_bench;
 mod nwc_bench;
 #[path = "nwc_bench/files.rs"]
