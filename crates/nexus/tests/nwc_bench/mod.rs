@@ -1,5 +1,7 @@
 //! A wallet service behind a real relay, and wallets that speak to it.
 
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part of it")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
