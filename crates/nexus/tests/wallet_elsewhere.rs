@@ -19,6 +19,9 @@ use nexus_testkit::nwc::Service;
 use nwc_bench::{PoolLine, wallet};
 use tokio::runtime::Runtime;
 
+/// That wallet can pay nobody on the development network: nothing is bought.
+const NO_PROVIDER: [(&str, &str); 1] = [("NEXUS_PROVIDER_ENABLED", "false")];
+
 fn balance(place: &Place) -> Option<u64> {
     place.ok(&["agent", "balance", "ada"])["balance_sats"].as_u64()
 }
@@ -54,7 +57,7 @@ fn pays(runtime: &Runtime, friend: &NwcWallet, bolt11: &str) {
 #[test]
 fn an_agents_wallet_is_elsewhere() {
     let place = Place::new();
-    let host = place.start(&[]);
+    let host = place.start(&NO_PROVIDER);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (relay, clock) = (place.relay(), Arc::<TestClock>::default());
     let service = runtime.block_on(Service::start(&relay, clock, &[5_000_000, 2_000_000]));
@@ -100,7 +103,7 @@ fn an_agents_wallet_is_elsewhere() {
 
     // Killed, it is still there.
     host.kill();
-    let host = place.start(&[]);
+    let host = place.start(&NO_PROVIDER);
     let invoice = place.ok(&["agent", "fund", "ada", "--sats", "7", "--invoice-only"]);
     pays(&runtime, &friend, invoice["bolt11"].as_str().unwrap());
     has(&place, left + 7);
