@@ -296,7 +296,7 @@ fn moved_at(point: &str) {
     ticked(&old, 1);
     assert_eq!(host.interrupt(), 0);
     let fault = format!("slow-12000:{point}");
-    let host = old.start(&[("NEXUS_FAULT", &fault)]);
+    let host = old.start(&[("NEXUS_FAULT", &fault), ("NEXUS_PROVIDER_HOLD", "false")]);
     let friend = Friend::new(&old.relay());
     friend.send(1, &hex_of(&npub), "Hello, who are you?");
     assert!(host.says(&format!("fault reached: {point}"), 60), "{point} was not reached");

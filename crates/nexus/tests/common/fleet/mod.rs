@@ -114,6 +114,8 @@ impl Fleet {
             .env("TMPDIR", std::env::temp_dir())
             .env("RUST_BACKTRACE", "1")
             // One agent comes home in a second at most, so that it can be seen.
+            // Workers are stopped between payment and result: the payments are plain ones.
+            .env("NEXUS_PROVIDER_HOLD", "false")
             .env("NEXUS_PLACEMENT_MOVES_PER_SECOND", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
