@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::owner_wallet::OwnerWallets;
+
 /// Largest body of `POST /v1/agents`, in bytes.
 pub const MAX_CREATE_BODY: usize = 1024 * 1024;
 /// Largest body of any other call, in bytes.
@@ -182,6 +184,8 @@ pub struct ControlConfig {
     pub billing: Option<Billing>,
     /// Accounts that agents may have at the operator's node. None: there are none.
     pub accounts: Option<Accounts>,
+    /// Opens owners' own wallets, for hosting that renews itself. None: there is no such thing.
+    pub owner_wallets: Option<Arc<dyn OwnerWallets>>,
     /// Whether something pays refunds of credit: a process that has a key to the node which can pay.
     pub refunds: bool,
     /// How long `POST …/invoices` waits for a worker; at most 10 s.
@@ -229,6 +233,7 @@ impl ControlConfig {
             operator_key: None,
             billing: None,
             accounts: None,
+            owner_wallets: None,
             refunds: false,
             invoice_wait_ms: 10_000,
             max_streams: 1_024,

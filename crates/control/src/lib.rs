@@ -16,6 +16,7 @@ mod fleet;
 pub mod gate;
 mod idempotency;
 mod metrics;
+mod owner_wallet;
 pub mod problem;
 mod rate;
 pub mod reconcile;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Accounts, Billing, ControlConfig, Operators, Rate, Registration, Retention, address_host};
 pub use metrics::{Links, Metrics};
+pub use owner_wallet::OwnerWallets;
 pub use problem::{Code, Problem};
 
 /// Name under which a worker stores the installation's runner key (hex or npub) with `store::installation::put_first`.

@@ -25,7 +25,8 @@ const OPEN: [&str; 13] = [
     "post /v1/hosting/topup",
 ];
 /// Calls without an agent in their path: what a stranger gets from them is looked at one by one.
-const OF_THE_ACCOUNT: [&str; 23] = [
+const OF_THE_ACCOUNT: [&str; 26] = [
+    "delete /v1/hosting/renewal",
     "delete /v1/tokens/{id}",
     "delete /v1/webhooks/{id}",
     "get /v1/account",
@@ -36,6 +37,7 @@ const OF_THE_ACCOUNT: [&str; 23] = [
     "get /v1/hosting",
     "get /v1/hosting/history",
     "get /v1/hosting/refunds",
+    "get /v1/hosting/renewal",
     "get /v1/invoices",
     "get /v1/invoices/{id}",
     "get /v1/invoices/{id}/qr",
@@ -49,6 +51,7 @@ const OF_THE_ACCOUNT: [&str; 23] = [
     "post /v1/tokens",
     "post /v1/webhooks",
     "post /v1/webhooks/{id}/retry",
+    "put /v1/hosting/renewal",
 ];
 const SCOPES: [&str; 4] = ["read", "operate", "configure", "billing"];
 
@@ -205,7 +208,14 @@ async fn accounts_see_only_their_own() {
     // Where an account hears of its agents, and what it pays, is its own.
     let made = host.post(By::Key(&owner), "/v1/webhooks", &json!({ "url": "https://hooks.example/secret" })).await.ok();
     let hook = format!("/v1/webhooks/{}", made.body["id"].as_str().unwrap());
-    for path in ["/v1/webhooks", "/v1/invoices", "/v1/hosting", "/v1/hosting/history", "/v1/hosting/refunds"] {
+    for path in [
+        "/v1/webhooks",
+        "/v1/invoices",
+        "/v1/hosting",
+        "/v1/hosting/history",
+        "/v1/hosting/refunds",
+        "/v1/hosting/renewal",
+    ] {
         let theirs = host.get(By::Key(&stranger), path).await.ok();
         assert!(!theirs.text.contains("hooks.example") && !theirs.text.contains(&npub), "{path}: {}", theirs.text);
     }

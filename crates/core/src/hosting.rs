@@ -157,11 +157,13 @@ pub struct HostingRules {
     pub grace_days: u16,
     /// So long before a month begins an agent is asked for its own rent, where its policy pays it.
     pub rent_lead_hours: u16,
+    /// So long before a month begins it is paid out of the owner's wallet, where the owner has connected one.
+    pub renew_lead_hours: u16,
 }
 
 impl Default for HostingRules {
     fn default() -> Self {
-        Self { trial_days: 3, notice_days: vec![7, 3, 1], grace_days: 7, rent_lead_hours: 24 }
+        Self { trial_days: 3, notice_days: vec![7, 3, 1], grace_days: 7, rent_lead_hours: 24, renew_lead_hours: 24 }
     }
 }
 
@@ -169,6 +171,11 @@ impl HostingRules {
     /// From when on an agent is asked to pay what begins at the end of what is paid.
     pub fn rent_from(&self, paid_until: UnixMs) -> UnixMs {
         paid_until.plus_ms(-i64::from(self.rent_lead_hours) * 3_600_000)
+    }
+
+    /// From when on the owner's wallet pays what begins at the end of what is paid.
+    pub fn renew_from(&self, paid_until: UnixMs) -> UnixMs {
+        paid_until.plus_ms(-i64::from(self.renew_lead_hours) * 3_600_000)
     }
 
     fn grace_ms(&self) -> i64 {

@@ -26,6 +26,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0017_disputes.sql"),
     include_str!("../migrations/0018_subaccounts.sql"),
     include_str!("../migrations/0019_hosting_limits.sql"),
+    include_str!("../migrations/0020_renewal.sql"),
 ];
 
 /// The newest schema this program knows.

@@ -123,6 +123,13 @@ pub async fn latest(store: &Store, npub: Npub) -> Result<Option<Rent>> {
     store.row("read an agent's last rent", sql, params![npub], read).await
 }
 
+/// What agents of an account have paid for months of their own that are not charged yet.
+pub async fn unused(store: &Store, account: AccountId) -> Result<Vec<(Npub, Msat)>> {
+    let sql = "SELECT npub, CAST(SUM(paid_msat) AS BIGINT) FROM hosting_invoice
+        WHERE account_id = ?1 AND npub IS NOT NULL AND used = 0 AND state = 'paid' GROUP BY npub";
+    store.rows("read rent that is not used", sql, params![account], |row| Ok((row.get()?, row.get()?))).await
+}
+
 /// What its worker last said of rent, if it was not paid. What is asked is not kept long.
 pub async fn last_refusal(store: &Store, npub: Npub) -> Result<Option<String>> {
     let sql = "SELECT outcome, answer FROM wallet_request WHERE npub = ?1 AND kind = 'rent' AND outcome IS NOT NULL

@@ -18,6 +18,7 @@ mod moving;
 mod policy;
 mod pool;
 mod refund;
+mod renewal;
 mod rollback;
 mod run;
 mod sealed;
@@ -130,6 +131,7 @@ fn protected() -> OpenApiRouter<Shared> {
         .routes(routes!(hosting::status))
         .routes(routes!(hosting::history))
         .routes(routes!(refund::create, refund::list))
+        .routes(routes!(renewal::status, renewal::put, renewal::remove))
         .routes(routes!(hosting::invoice, hosting::invoices))
         .routes(routes!(hosting::read_invoice))
         .routes(routes!(hosting::qr))

@@ -17,6 +17,7 @@ use nexus_store::sub_account::{self, Payee, State};
 use nexus_store::{Conflict, StoreError, installation, ledger};
 
 use super::pause;
+use super::renewal;
 use super::rent;
 use super::till::{self, FOLLOW_MS, PATIENCE, Place};
 use crate::app::Shared;
@@ -213,6 +214,11 @@ async fn charge(app: &Shared, billing: &Billing, billed: &Billed, up: &AtomicBoo
     // Nobody is warned of a trial's end in the moment in which it begins, nor of what the agent pays by itself.
     let quiet = covered || billed.term.is_none() || rent.is_some_and(|rent| rent.able);
     let notice = if quiet { None } else { rules.notice(term.paid_until, billed.notice, now) };
+    let notice = match notice {
+        // Nor of what its owner's wallet pays.
+        Some(_) if renewal::able(app, billing, billed.account).await? => None,
+        notice => notice,
+    };
     let look_at = rules.look_at(&term, now).min(rent.map_or(UnixMs(i64::MAX), |rent| rent.look_at));
     let looked =
         Looked { term, hosting: rules.hosting(&term, now), notice, covered, look_at, included: plan.included() };

@@ -6,6 +6,7 @@ mod housekeeping;
 mod liveness;
 mod outbox;
 mod placement;
+pub(crate) mod renewal;
 pub(crate) mod rent;
 mod spread;
 pub(crate) mod sub_account;
@@ -61,6 +62,7 @@ pub async fn run(app: Shared) {
             outbox::run(&app),
             housekeeping::run(&app),
             hosting::run(&app),
+            renewal::run(&app),
             sub_account::run(&app),
             webhook::run(&app),
             crate::fleet::run(&app)

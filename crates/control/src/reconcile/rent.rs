@@ -9,7 +9,7 @@ use std::time::Duration;
 use nexus_core::hosting::Term;
 use nexus_core::policy::Policy;
 use nexus_core::rent::{ASK_RENT, Rent, RentDue};
-use nexus_core::{Msat, Npub, UnixMs};
+use nexus_core::{Hash32, Msat, Npub, UnixMs};
 use nexus_lightning::{Description, InvoiceRequest, Preimage};
 use nexus_store::agent;
 use nexus_store::hosting::{self, Billed};
@@ -68,7 +68,7 @@ pub(crate) async fn pursue(
         if open.bolt11.is_empty() {
             // A crash, or the node's silence, came in between: asked again it makes the same one.
             if up.load(Ordering::Relaxed) && now < open.expires_at {
-                make(app, billing, open, up).await?;
+                make(app, billing, Wanted::of(open), up).await?;
             }
         } else if now.plus_ms(LAST_ASK_MS) < open.expires_at {
             ask(app, billed.npub, open, version).await?;
@@ -89,6 +89,13 @@ pub(crate) async fn pursue(
     }
     begin(app, billing, billed, (month, version), amount, up).await?;
     next(now.plus_ms(1_000))
+}
+
+/// Whether an agent pays what its next month costs, as far as is known.
+pub(crate) async fn pays(app: &Shared, billing: &Billing, npub: Npub, amount: Msat) -> Result<bool, StoreError> {
+    let Some((policy, _)) = signed(app, npub).await? else { return Ok(false) };
+    let Some(wanted) = policy.rent.as_ref().filter(|_| !policy.frozen) else { return Ok(false) };
+    Ok(obstacle(app, billing, npub, wanted, amount).await?.is_none())
 }
 
 /// Why an agent's rent is not paid, for its owner; none where it pays none, or nothing is in its way.
@@ -187,23 +194,37 @@ async fn begin(
         Err(error) => return Err(error),
     }
     let Some(made) = rent::latest(&app.store, billed.npub).await? else { return Ok(()) };
-    make(app, billing, &made, up).await
+    make(app, billing, Wanted::of(&made), up).await
+}
+
+/// An invoice that is noted and not made.
+pub(crate) struct Wanted<'a> {
+    pub hash: Hash32,
+    pub sealed_preimage: &'a [u8],
+    pub amount: Msat,
+    pub memo: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(rent: &'a rent::Rent) -> Self {
+        Self { hash: rent.hash, sealed_preimage: &rent.sealed_preimage, amount: rent.amount, memo: &rent.memo }
+    }
 }
 
 /// The node makes it of our own preimage: repeated, it is the same one. One that does not is asked no more in this round.
-async fn make(app: &Shared, billing: &Billing, rent: &rent::Rent, up: &AtomicBool) -> Result<(), StoreError> {
+pub(crate) async fn make(app: &Shared, billing: &Billing, rent: Wanted<'_>, up: &AtomicBool) -> Result<(), StoreError> {
     let opened = app.config.operator_key.as_deref().and_then(|key| {
-        let opened = key.open(&format!("hosting-invoice:{}", rent.hash), &rent.sealed_preimage).ok()?;
+        let opened = key.open(&format!("hosting-invoice:{}", rent.hash), rent.sealed_preimage).ok()?;
         <[u8; 32]>::try_from(opened.expose()).ok()
     });
     let Some(bytes) = opened else {
-        tracing::warn!(hash = %rent.hash, "the preimage of an invoice for rent does not open under the operator's key");
+        tracing::warn!(hash = %rent.hash, "the preimage of an invoice does not open under the operator's key");
         return Ok(());
     };
     let request = InvoiceRequest {
         preimage: Some(Preimage::from_bytes(bytes)),
         amount: rent.amount,
-        description: Description::Memo(rent.memo.clone()),
+        description: Description::Memo(rent.memo.to_owned()),
         expiry_s: EXPIRY_S,
     };
     match tokio::time::timeout(PATIENCE, billing.node.create_invoice(request)).await {
@@ -216,12 +237,12 @@ async fn make(app: &Shared, billing: &Billing, rent: &rent::Rent, up: &AtomicBoo
         }
         Ok(Err(error)) => {
             up.store(false, Ordering::Relaxed);
-            tracing::warn!(%error, "the operator's node made no invoice for rent; asked again");
+            tracing::warn!(%error, "the operator's node made no invoice; asked again");
             Ok(())
         }
         Err(_) => {
             up.store(false, Ordering::Relaxed);
-            tracing::warn!("the operator's node made no invoice for rent in time; asked again");
+            tracing::warn!("the operator's node made no invoice in time; asked again");
             Ok(())
         }
     }

@@ -23,8 +23,8 @@ pub use host::{
     ProviderArgs, RelayArgs, RestoreArgs, ScalerArgs, SimArgs, WorkerArgs,
 };
 pub use owner::{
-    ContextCommand, HostingCommand, HostingInvoiceArgs, HostingRefundArgs, LoginArgs, Scope, TokenCommand,
-    WebhookCommand,
+    ContextCommand, HostingCommand, HostingInvoiceArgs, HostingRefundArgs, HostingRenewArgs, LoginArgs, Scope,
+    TokenCommand, WebhookCommand,
 };
 
 /// Hosts sovereign AI agents: a Nostr identity and a Lightning wallet each, thinking around the clock.

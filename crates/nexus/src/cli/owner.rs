@@ -50,6 +50,8 @@ pub enum HostingCommand {
     Invoice(HostingInvoiceArgs),
     /// Take unused credit back: pays a Lightning invoice of yours
     Refund(HostingRefundArgs),
+    /// Have hosting paid out of a wallet of yours (Nostr Wallet Connect); shows how that stands without flags
+    Renew(HostingRenewArgs),
     /// What was credited and charged, newest first
     History {
         /// How many
@@ -66,6 +68,19 @@ pub struct HostingRefundArgs {
     /// The invoice (BOLT 11)
     #[arg(long, value_name = "INVOICE")]
     pub to: String,
+}
+
+#[derive(Debug, Args)]
+pub struct HostingRenewArgs {
+    /// File with the nostr+walletconnect:// URI of the wallet
+    #[arg(long, value_name = "FILE", requires = "month_cap")]
+    pub nwc_file: Option<PathBuf>,
+    /// At most so many sats in a UTC month, fees included
+    #[arg(long, value_name = "SATS", requires = "nwc_file", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub month_cap: Option<u64>,
+    /// Forget the wallet
+    #[arg(long, conflicts_with = "nwc_file")]
+    pub off: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use comfy_table::Cell;
-use nexus_client::Error;
+use nexus_client::api::Call;
+use nexus_client::{Error, file};
+use nexus_lightning::nwc::Connection;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::agent::fund;
-use crate::cli::{Global, HostingCommand, HostingInvoiceArgs, HostingRefundArgs};
+use crate::cli::{Global, HostingCommand, HostingInvoiceArgs, HostingRefundArgs, HostingRenewArgs};
 use crate::output::{Output, field, group, moment, relative};
 use crate::session::Session;
 
@@ -23,6 +26,7 @@ pub async fn run(command: HostingCommand, global: &Global, output: Output) -> an
         HostingCommand::Status => status(&session).await,
         HostingCommand::Invoice(args) => invoice(&session, &args).await,
         HostingCommand::Refund(args) => refund(&session, &args).await,
+        HostingCommand::Renew(args) => renew(&session, &args).await,
         HostingCommand::History { limit } => history(&session, limit).await,
     }
 }
@@ -172,6 +176,52 @@ async fn refund(session: &Session, args: &HostingRefundArgs) -> anyhow::Result<(
             _ => tokio::time::sleep(LOOK).await,
         }
     }
+}
+
+async fn renew(session: &Session, args: &HostingRenewArgs) -> anyhow::Result<()> {
+    const PATH: &str = "/v1/hosting/renewal";
+    if args.off {
+        let keys = session.owner_keys()?;
+        session.as_owner(&keys).call(Call::new(Method::DELETE, PATH)).await?;
+        session.output.either(&json!({ "enabled": false }), || {
+            "The wallet is forgotten. What it was asked for already may still be paid.".to_owned()
+        });
+        return Ok(());
+    }
+    let shown = match (&args.nwc_file, args.month_cap) {
+        (Some(path), Some(sats)) => {
+            let uri = file::read_secret(path)?;
+            if let Err(error) = Connection::parse(&uri) {
+                let next = "make a connection in your wallet's settings";
+                return Err(Error::Usage(format!("{}: {error}\n  next: {next}", path.display())).into());
+            }
+            let keys = session.owner_keys()?;
+            let body = json!({ "connection": uri.trim(), "month_cap_sats": sats });
+            session.as_owner(&keys).call(Call::new(Method::PUT, PATH).json(&body)).await?.body
+        }
+        _ => session.api.get(PATH).await?,
+    };
+    session.output.either(&shown, || {
+        if shown["wallet"].is_null() {
+            return "No wallet of yours pays hosting.\nNext: nexus hosting renew --nwc-file F --month-cap SATS"
+                .to_owned();
+        }
+        let sats = |name: &str| shown[name].as_u64().unwrap_or(0);
+        let mut text = format!(
+            "Wallet {} pays hosting, up to {} sats a month; {} are spent in this one.",
+            field(&shown, "wallet").chars().take(16).collect::<String>(),
+            group(sats("month_cap_sats")),
+            group(sats("spent_msat").div_ceil(1_000))
+        );
+        if let Some(problem) = shown["problem"].as_str() {
+            text.push_str(&format!("\nIt does not pay now: {problem}"));
+        }
+        if shown["enabled"] != true {
+            text.push_str("\nIt is not asked any more.\nNext: nexus hosting renew --nwc-file F --month-cap SATS");
+        }
+        text
+    });
+    Ok(())
 }
 
 fn paid_sats(invoice: &Value) -> u64 {

@@ -93,6 +93,9 @@ impl HostingConfig {
         if !(1..=168).contains(&rules.rent_lead_hours) {
             return Err("hosting.rules.rent_lead_hours: use 1 to 168".to_owned());
         }
+        if !(1..=360).contains(&rules.renew_lead_hours) {
+            return Err("hosting.rules.renew_lead_hours: use 1 to 360, which is half a month".to_owned());
+        }
         if rules.notice_days.len() > 10 || rules.notice_days.iter().any(|days| *days == 0 || *days > 28) {
             return Err("hosting.rules.notice_days: at most ten, each 1 to 28".to_owned());
         }

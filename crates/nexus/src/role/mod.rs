@@ -6,6 +6,7 @@ pub mod devnet;
 pub mod health;
 pub mod listen;
 pub mod migrate;
+pub mod owner_wallets;
 pub mod provider;
 pub mod relay;
 pub mod scaler;

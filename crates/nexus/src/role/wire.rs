@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use nexus_control::{Accounts, Billing, ControlConfig, ControlParts, Metrics, Operators, Rate};
+use nexus_control::{Accounts, Billing, ControlConfig, ControlParts, Metrics, Operators, OwnerWallets, Rate};
 use nexus_core::{Npub, WorkerId};
 use nexus_egress::Egress;
 use nexus_lightning::devnet::{AccountKey, Devnet};
@@ -28,6 +28,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::base::Base;
+use super::owner_wallets::NwcWallets;
 use super::wallets::{AgentWallets, Means};
 use crate::config::Registration;
 use crate::dev::seller;
@@ -122,16 +123,27 @@ pub fn control(
     registry: Registry,
     listener: TcpListener,
 ) -> impl Future<Output = anyhow::Result<()>> + use<> {
+    let wallets = front.billing.is_some().then(|| {
+        let wallets = NwcWallets::new(base, &front.relay_url, front.development);
+        Arc::new(wallets)
+    });
+    let owner_wallets = wallets.clone().map(|wallets| wallets as Arc<dyn OwnerWallets>);
     let parts = ControlParts {
         store: base.store.clone(),
         bus: base.bus.clone(),
         clock: base.clock.clone(),
         entropy: base.entropy.clone(),
-        config: control_config(base, front),
+        config: ControlConfig { owner_wallets, ..control_config(base, front) },
         metrics: Arc::new(Metrics::new(registry)),
         stop: base.stop.clone(),
     };
-    async move { nexus_control::serve(parts, listener).await.context("serving the API") }
+    async move {
+        let ended = nexus_control::serve(parts, listener).await;
+        if let Some(wallets) = wallets {
+            wallets.shutdown().await;
+        }
+        ended.context("serving the API")
+    }
 }
 
 fn control_config(base: &Base, front: Front) -> ControlConfig {
