@@ -393,3 +393,6 @@ pub(crate) async fn able(app: &Shared, billing: &Billing, account: AccountId) ->
     let (missing, _) = missing(app, billing, account, None).await?;
     Ok(missing.saturating_add(FeeReserve::default().of(missing)) <= row.cap)
 }
+
+#[cfg(test)]
+mod tests;
