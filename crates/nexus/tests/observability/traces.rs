@@ -37,6 +37,8 @@ fn environment(place: &Place, endpoint: &str) -> Vec<(&'static str, String)> {
 fn start(place: &Place, environment: &[(&'static str, String)], fault: Option<&str>) -> common::Host {
     let mut all: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     all.extend(fault.map(|point| ("NEXUS_FAULT", point)));
+    // Payment and result are steps of their own where a provider holds nothing.
+    all.push(("NEXUS_PROVIDER_HOLD", "false"));
     place.start(&all)
 }
 

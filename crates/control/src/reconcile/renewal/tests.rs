@@ -75,10 +75,7 @@ impl Driver for Node {
 }
 
 impl Receive for Node {
-    fn create_invoice(
-        &self,
-        request: InvoiceRequest,
-    ) -> BoxFuture<'_, Result<nexus_lightning::Invoice, WalletError>> {
+    fn create_invoice(&self, request: InvoiceRequest) -> BoxFuture<'_, Result<nexus_lightning::Invoice, WalletError>> {
         let hash = request.preimage.as_ref().unwrap().hash();
         let expires_at = self.0.now().plus_ms(i64::from(request.expiry_s) * 1_000);
         let up = *self.0.up.lock().unwrap();
