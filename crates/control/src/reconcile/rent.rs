@@ -87,6 +87,10 @@ pub(crate) async fn pursue(
     if !up.load(Ordering::Relaxed) || !able {
         return next(now.plus_ms(STUCK_MS));
     }
+    if amount == Msat::ZERO {
+        // The credit that was read is another agent's by now: what it takes is known when it is read again.
+        return next(now.plus_ms(1_000));
+    }
     begin(app, billing, billed, (month, version), amount, up).await?;
     next(now.plus_ms(1_000))
 }

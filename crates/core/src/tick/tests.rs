@@ -558,7 +558,9 @@ proptest! {
         prop_assert!(settled <= 1);
         prop_assert!(end.is_some() || crash.iter().filter(|crashed| **crashed).count() > 20);
         if end.is_some() {
-            prop_assert_eq!(tick.spent(), if settled == 1 { Msat::sats(10) } else { Msat::ZERO });
+            let zapped = if tick.zap_end(ZAP) == Some(&ZapEnd::Paid) { zap_bill().amount } else { Msat::ZERO };
+            let bought = if settled == 1 { Msat::sats(10) } else { Msat::ZERO };
+            prop_assert_eq!(tick.spent(), bought.saturating_add(zapped));
         }
     }
 }
