@@ -8,11 +8,12 @@ mod lnd_bench;
 
 use std::sync::Arc;
 
-use cashu_bench::{Way, Wire, fund, mint_at, wallet};
+use cashu_bench::{Way, Wire, config, fund, mint_at, wallet};
 use futures::future::BoxFuture;
 use lnd_bench::Whole;
 use nexus_core::{Clock, Hash32};
 use nexus_lightning::Network;
+use nexus_lightning::cashu::{CashuMemory, CashuWallet, WalletSeed};
 use nexus_lightning::conformance::{self, Bench, Next};
 use nexus_lightning::driver::WalletDriver;
 use nexus_lightning::lnd::{NodeConfig, Trust};
@@ -26,6 +27,8 @@ struct CashuBench {
     mint: Mint,
     way: Arc<Way>,
     storage: MemoryStorage,
+    /// Of one process, whose handles know of each other: two processes never hold one wallet, the fence sees to that.
+    memory: CashuMemory,
     clock: Arc<TestClock>,
 }
 
@@ -35,7 +38,8 @@ impl CashuBench {
         let mint = mint_at(&pair.payer).await;
         let clock: Arc<TestClock> = Arc::default();
         let way = Way::to(&mint.url(), clock.clone());
-        let bench = Self { pair, mint, way, storage: MemoryStorage::default(), clock };
+        let (storage, memory) = (MemoryStorage::default(), CashuMemory::default());
+        let bench = Self { pair, mint, way, storage, memory, clock };
         let payer = wallet(&bench.mint.url(), 1, bench.way.clone(), Arc::new(bench.storage.clone()));
         fund(&payer, &bench.pair.payee, 200_000).await;
         bench
@@ -46,7 +50,10 @@ impl Bench for CashuBench {
     fn payer(&self) -> BoxFuture<'_, Arc<dyn WalletDriver>> {
         Box::pin(async {
             let storage = Arc::new(self.storage.clone());
-            Arc::new(wallet(&self.mint.url(), 1, self.way.clone(), storage)) as Arc<dyn WalletDriver>
+            let (clock, way): (Arc<TestClock>, _) = (Arc::default(), self.way.clone());
+            let (config, seed) = (config(&self.mint.url()), WalletSeed::new([1; 64]));
+            let wallet = CashuWallet::again(config, seed, way, storage, clock, self.memory.clone());
+            Arc::new(wallet) as Arc<dyn WalletDriver>
         })
     }
 
