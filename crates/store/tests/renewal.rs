@@ -121,7 +121,7 @@ async fn what_the_owner_says_counts_and_what_is_under_way_goes_on(world: World) 
     renewal::remove(store, account_id(), audit("renewal.remove")).await.unwrap();
     let off = row(store).await;
     assert_eq!((off.sealed.clone(), off.enabled, off.stage), (None, false, Stage::Sent));
-    assert_eq!(renewal::due(store, NOW, 9).await.unwrap(), [off.clone()]);
+    assert_eq!(renewal::due(store, NOW, 9).await.unwrap(), std::slice::from_ref(&off));
     assert!(renewal::paid(store, &off, Msat::sats(1_490), NOW).await.unwrap());
     assert!(renewal::credited(store, &row(store).await, NOW).await.unwrap());
     assert_eq!(renewal::due(store, NOW.plus_ms(i64::from(u32::MAX)), 9).await.unwrap(), []);
